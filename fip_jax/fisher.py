@@ -1,0 +1,130 @@
+r"""The empirical Fisher matrix, never built.
+
+With :math:`l_n(\theta) = \log p(y_n \mid x_n, \theta)` over N examples,
+
+.. math:: F = \frac{1}{N} \sum_{n=1}^{N} \nabla l_n \, \nabla l_n^\top .
+
+Every function takes `log_prob_fn(params, example) -> scalar`, the parameters, and a batch, a pytree whose
+leaves are `[N, ...]`. All results are means over the batch (the 1/N above). The sign of `log_prob_fn` does
+not matter: a loss per example serves as well. A network with BatchNorm has to use its running statistics in
+`log_prob_fn`, otherwise the examples are not independent and the matrix means nothing.
+
+Source: Karim et al. (2024), "Fisher Information guided Purification against Backdoor Attacks", ACM CCS,
+https://arxiv.org/abs/2409.00863.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fip_jax.per_example import ExampleFn, PyTree, num_examples, sum_over_chunks
+
+
+def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int | None = None) -> jax.Array:
+    r"""Exact trace, :math:`\mathrm{Tr} F = \frac{1}{N} \sum_n \lVert \nabla l_n \rVert^2`.
+
+    Args:
+      log_prob_fn: log-likelihood of one example.
+      params: pytree of floating-point arrays.
+      batch: pytree of arrays `[N, ...]`.
+      chunk_size: per-example gradients held at once (each has the size of `params`); None holds all N.
+
+    Returns:
+      A scalar, >= 0.
+    """
+
+    def sum_of_squares(chunk):
+        norms = jax.vmap(
+            lambda example: optax.tree.norm(jax.grad(log_prob_fn)(params, example), squared=True)
+        )
+        return norms(chunk).sum()
+
+    return sum_over_chunks(sum_of_squares, batch, chunk_size) / num_examples(batch)
+
+
+def estimate_trace(
+    log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, key: jax.Array, num_probes: int = 1
+) -> jax.Array:
+    r"""Unbiased estimate of `trace` with the memory of one ordinary gradient.
+
+    .. math:: \mathrm{Tr} F = \mathbb{E}_r \frac{1}{N} \Bigl\lVert \sum_n r_n \nabla l_n \Bigr\rVert^2,
+       \quad r_n \in \{-1, +1\} \text{ independent and fair,}
+
+    because the cross terms have mean zero. Differentiating the estimate gives an unbiased estimate of the
+    gradient of the trace.
+
+    Args:
+      log_prob_fn: log-likelihood of one example.
+      params: pytree of floating-point arrays.
+      batch: pytree of arrays `[N, ...]`.
+      key: PRNG key of the probes.
+      num_probes: probes averaged; the variance falls as 1 / num_probes, the cost grows with it.
+
+    Returns:
+      A scalar, >= 0.
+    """
+    count = num_examples(batch)
+
+    def weighted_log_prob(params, signs):
+        log_probs = jax.vmap(log_prob_fn, in_axes=(None, 0))(params, batch)
+        return jnp.vdot(signs.astype(log_probs.dtype), log_probs)
+
+    def one_probe(probe_key):
+        gradient = jax.grad(weighted_log_prob)(params, jax.random.rademacher(probe_key, (count,)))
+        return optax.tree.norm(gradient, squared=True) / count
+
+    if num_probes == 1:
+        return one_probe(key)
+    return jax.lax.map(one_probe, jax.random.split(key, num_probes)).mean()
+
+
+def diagonal(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int | None = None) -> PyTree:
+    r"""Diagonal, :math:`F_{ii} = \frac{1}{N} \sum_n (\partial l_n / \partial \theta_i)^2`.
+
+    Args:
+      log_prob_fn: log-likelihood of one example.
+      params: pytree of floating-point arrays.
+      batch: pytree of arrays `[N, ...]`.
+      chunk_size: per-example gradients held at once; None holds all N.
+
+    Returns:
+      A pytree like `params`, entries >= 0; their sum is the trace.
+    """
+
+    def sum_of_squares(chunk):
+        gradients = jax.vmap(lambda example: jax.grad(log_prob_fn)(params, example))(chunk)
+        return jax.tree.map(lambda g: jnp.square(g).sum(axis=0), gradients)
+
+    total = sum_over_chunks(sum_of_squares, batch, chunk_size)
+    return jax.tree.map(lambda leaf: leaf / num_examples(batch), total)
+
+
+def product(
+    log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, vector: PyTree, chunk_size: int | None = None
+) -> PyTree:
+    r"""Fisher-vector product :math:`F v = \frac{1}{N} \sum_n \nabla l_n (\nabla l_n \cdot v)`.
+
+    One forward-mode and one reverse-mode pass through the map from `params` to the N log-likelihoods; no
+    per-example gradient is ever formed.
+
+    Args:
+      log_prob_fn: log-likelihood of one example.
+      params: pytree of floating-point arrays.
+      batch: pytree of arrays `[N, ...]`.
+      vector: pytree like `params`.
+      chunk_size: examples passed through the network at once; None takes all N.
+
+    Returns:
+      A pytree like `params`.
+    """
+
+    def unscaled(chunk):
+        def log_probs(p):
+            return jax.vmap(log_prob_fn, in_axes=(None, 0))(p, chunk)
+
+        _, along_vector = jax.jvp(log_probs, (params,), (vector,))
+        _, pull_back = jax.vjp(log_probs, params)
+        return pull_back(along_vector)[0]
+
+    total = sum_over_chunks(unscaled, batch, chunk_size)
+    return jax.tree.map(lambda leaf: leaf / num_examples(batch), total)

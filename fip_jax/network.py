@@ -1,0 +1,112 @@
+"""The bridge from a Flax NNX module to pure functions over plain pytrees; only this file crosses it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from fip_jax.per_example import PyTree
+from fip_jax.purify import Objective
+
+
+class Network(NamedTuple):
+    """A network without its weights.
+
+    Attributes:
+      graphdef: the module's structure.
+      rest: its variables that are neither parameters nor BatchNorm statistics.
+      mean: per channel, subtracted from images in [0, 1].
+      std: per channel, divides what is left.
+      convolve: the convolution, with the signature of `jax.lax.conv_general_dilated`.
+    """
+
+    graphdef: Any
+    rest: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+
+    def __call__(
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        images: jax.Array,
+        *,
+        batch_statistics: bool = False,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits of images.
+
+        Args:
+          params: nested dict of the parameters.
+          model_state: nested dict of the BatchNorm statistics.
+          images: `[N, H, W, C]`, floating point in [0, 1], not yet normalised.
+          batch_statistics: normalise by the batch and update the running statistics; otherwise use these.
+          dropout_key: key of the dropout masks; None switches dropout off.
+
+        Returns:
+          (logits `[N, num_classes]`, model state).
+        """
+        module = nnx.merge(self.graphdef, params, model_state, self.rest)
+        module = nnx.view(
+            module,
+            use_running_average=not batch_statistics,
+            deterministic=dropout_key is None,
+            raise_if_not_found=False,
+        )
+        for _, part in nnx.iter_modules(module):
+            if isinstance(part, nnx.Conv):
+                part.conv_general_dilated = self.convolve
+        shape = (1, 1, 1, len(self.mean))
+        shift = jnp.asarray(self.mean, images.dtype).reshape(shape)
+        scale = jnp.asarray(self.std, images.dtype).reshape(shape)
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        logits = module((images - shift) / scale, rngs=rngs)
+        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def split_module(
+    module: nnx.Module, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3
+) -> tuple[Network, PyTree, PyTree]:
+    """(network, params, model_state) of a module; `mean` and `std` normalise images in [0, 1]."""
+    graphdef, params, statistics, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+
+
+def make_log_prob_fn(network: Network) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
+    """`(params, model_state, example) -> log p(label | image)`, with the running statistics.
+
+    An example is `{"image": [H, W, C] in [0, 1], "label": []}`.
+    """
+
+    def log_prob_fn(params, model_state, example):
+        logits, _ = network(params, model_state, example["image"][None])
+        return -optax.softmax_cross_entropy_with_integer_labels(logits[0], example["label"])
+
+    return log_prob_fn
+
+
+def make_objective(network: Network, *, batch_statistics: bool, dropout: bool) -> Objective:
+    """Cross-entropy and log-likelihood of a network, for examples `{"image": [H, W, C], "label": []}`.
+
+    Args:
+      network: from `split_module`.
+      batch_statistics: whether the loss normalises by the batch (and moves the running statistics). The
+        log-likelihood, and with it everything Fisher, always uses the running statistics.
+      dropout: whether the loss drops units.
+    """
+
+    def loss_fn(params, model_state, batch, key):
+        logits, model_state = network(
+            params,
+            model_state,
+            batch["image"],
+            batch_statistics=batch_statistics,
+            dropout_key=key if dropout else None,
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), model_state
+
+    return Objective(loss_fn, make_log_prob_fn(network))

@@ -1,0 +1,254 @@
+r"""The one step that trains, fine-tunes and purifies; the methods are its settings.
+
+.. math:: L(\theta) = \mathrm{CE}(\theta) + \eta_F \mathrm{Tr} F(\theta)
+          + \frac{\eta_r}{2} \sum_i \bar F_{ii} (\theta_i - \bar\theta_i)^2
+
+with the anchor :math:`\bar\theta` (the suspicious network) and the diagonal :math:`\bar F` of its Fisher
+matrix. All terms zero: fine-tuning (FT). A radius: FT-SAM. The Fisher terms: FIP.
+
+Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fip_jax import fisher, sam
+from fip_jax.per_example import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes one method of the step.
+
+    Attributes:
+      learning_rate: peak learning rate of SGD.
+      momentum: of SGD (heavy ball), in [0, 1).
+      weight_decay: L2 coefficient added to the gradient.
+      num_steps: length of the run; the schedule ends there.
+      warmup: fraction of the steps over which the learning rate rises linearly from zero.
+      eta_f: weight of the trace of the Fisher matrix.
+      eta_r: weight of the pull towards the anchor.
+      radius: SAM radius; 0 switches SAM off.
+      adaptive: adaptive SAM.
+      num_probes: probes of the trace estimate in each step.
+    """
+
+    learning_rate: float
+    num_steps: int
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    eta_f: float = 0.0
+    eta_r: float = 0.0
+    radius: float = 0.0
+    adaptive: bool = False
+    num_probes: int = 1
+
+
+class Objective(NamedTuple):
+    """The network as the step sees it.
+
+    Attributes:
+      loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch.
+      log_prob_fn: `(params, model_state, example) -> scalar`, the log-likelihood of one example's label, with
+        the running statistics of `model_state`.
+    """
+
+    loss_fn: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+    log_prob_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
+
+
+class Anchor(NamedTuple):
+    """The suspicious network: its parameters and the diagonal of its Fisher matrix, pytrees alike."""
+
+    params: PyTree
+    fisher_diagonal: PyTree
+
+
+class State(NamedTuple):
+    """All that changes from step to step, and all that a checkpoint has to hold.
+
+    Attributes:
+      params: the trainable pytree.
+      model_state: whatever else the network carries, such as BatchNorm statistics.
+      opt_state: of the optimiser.
+      key: PRNG key of the whole run; step k derives its own from it.
+      step: scalar int32, steps taken, whether applied or not.
+      num_skipped: scalar int32, steps that were not finite and so left everything as it was.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    key: jax.Array
+    step: jax.Array
+    num_skipped: jax.Array
+
+
+class Metrics(NamedTuple):
+    """Scalars of one step, before its update: loss (mean), estimated trace (0 where unused), norm, rate."""
+
+    loss: jax.Array
+    trace: jax.Array
+    gradient_norm: jax.Array
+    learning_rate: jax.Array
+    applied: jax.Array
+
+
+DrawFn = Callable[[jax.Array, jax.Array, PyTree], PyTree]
+StepFn = Callable[[State, Anchor | None, PyTree], tuple[State, Metrics]]
+
+
+def schedule(settings: Settings) -> optax.Schedule:
+    """Linear warm-up to the peak, then a half cosine to zero at `num_steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if settings.warmup else settings.learning_rate,
+        settings.learning_rate,
+        round(settings.warmup * settings.num_steps),
+        settings.num_steps,
+    )
+
+
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """SGD with heavy-ball momentum on the gradient plus weight decay."""
+    sgd = optax.sgd(schedule(settings), settings.momentum or None)
+    return (
+        optax.chain(optax.add_decayed_weights(settings.weight_decay), sgd) if settings.weight_decay else sgd
+    )
+
+
+def init_state(settings: Settings, params: PyTree, model_state: PyTree, key: jax.Array) -> State:
+    """The state before the first step. Copies, so that a donated state never takes the caller's arrays."""
+    params, model_state, key = jax.tree.map(
+        lambda leaf: jnp.array(leaf, copy=True), (params, model_state, key)
+    )
+    zero = jnp.zeros((), jnp.int32)
+    return State(params, model_state, optimizer(settings).init(params), key, zero, jnp.copy(zero))
+
+
+def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTree:
+    r"""Proximal step of the :math:`\eta_r` term: stable for any strength, where a gradient step is not.
+
+    Minimises :math:`\frac{1}{2 s} \lVert \theta - z \rVert^2 + \frac{\eta_r}{2} \sum_i \bar F_{ii}
+    (\theta_i - \bar\theta_i)^2` over :math:`\theta`, with z = `params` and strength = s eta_r.
+    """
+
+    def leaf(z, anchored, curvature):
+        weight = strength.astype(z.dtype) * curvature
+        return (z + weight * anchored) / (1 + weight)
+
+    return jax.tree.map(leaf, params, anchor.params, anchor.fisher_diagonal)
+
+
+def gradient(objective: Objective, settings: Settings, state: State, batch: PyTree, key: jax.Array):
+    """Gradient of the loss and the trace term, both at the SAM point where there is a radius.
+
+    Returns:
+      (gradient, loss, trace, model_state). The loss and the model state come from the unperturbed parameters,
+      so that BatchNorm statistics never see perturbed weights.
+    """
+    loss_key, probe_key = jax.random.split(key)
+
+    def loss_fn(params):
+        return objective.loss_fn(params, state.model_state, batch, loss_key)
+
+    def regularised(params):
+        loss, model_state = loss_fn(params)
+        if not settings.eta_f:
+            return loss, (loss, jnp.zeros_like(loss), model_state)
+        trace = fisher.estimate_trace(
+            lambda p, example: objective.log_prob_fn(p, state.model_state, example),
+            params,
+            batch,
+            probe_key,
+            settings.num_probes,
+        )
+        return loss + settings.eta_f * trace, (loss, trace, model_state)
+
+    params = state.params
+    if settings.radius:
+        (loss, model_state), ascent = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        away = sam.perturbation(params, ascent, settings.radius, settings.adaptive)
+        params = jax.tree.map(jnp.add, params, away)
+    result, (loss_there, trace, model_state_there) = jax.grad(regularised, has_aux=True)(params)
+    if settings.radius:
+        return result, loss, trace, model_state
+    return result, loss_there, trace, model_state_there
+
+
+def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
+    """The jitted step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
+
+    Args:
+      objective: the network.
+      settings: the method.
+      draw: `(key, step, data) -> batch`, which picks and augments the batch of a step.
+
+    Returns:
+      A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
+      `anchor` is used where `eta_r > 0` and may be None otherwise.
+    """
+    tx = optimizer(settings)
+    rate = schedule(settings)
+
+    def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
+        batch = draw(state.key, state.step, data)
+        key = jax.random.fold_in(state.key, state.step)
+        grad, loss, trace, model_state = gradient(objective, settings, state, batch, key)
+        updates, opt_state = tx.update(grad, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        learning_rate = jnp.asarray(rate(state.step), loss.dtype)
+        if settings.eta_r:
+            assert anchor is not None
+            # Momentum lengthens every step 1 / (1 - momentum) times; the same for the pull keeps the
+            # minimiser of L a fixed point.
+            params = pull_to_anchor(params, anchor, settings.eta_r * learning_rate / (1 - settings.momentum))
+        finite = jnp.isfinite(loss) & all_finite((params, model_state))
+        new = State(params, model_state, opt_state, state.key, state.step, state.num_skipped)
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        counted = kept._replace(
+            step=state.step + 1, num_skipped=state.num_skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
+        )
+        return counted, Metrics(loss, trace, optax.tree.norm(grad), learning_rate, finite)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether every entry of every floating-point leaf is finite, a scalar bool."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def run(
+    step_fn: StepFn,
+    state: State,
+    anchor: Anchor | None,
+    data: PyTree,
+    num_steps: int,
+    on_step: Callable[[int, State, Metrics], None] | None = None,
+) -> State:
+    """Takes steps until `num_steps` have been taken in all, counting those that `state` already has.
+
+    Args:
+      step_fn: from `make_step`.
+      state: the start, consumed.
+      anchor: passed to every step.
+      data: passed to every step as an argument, so that it is never compiled in.
+      num_steps: total number of steps.
+      on_step: called after each step with the number of steps taken, the state (to read, not to keep: the
+        next step consumes it) and the metrics.
+
+    Returns:
+      The state after the last step.
+    """
+    for taken in range(int(state.step) + 1, num_steps + 1):
+        state, metrics = step_fn(state, anchor, data)
+        if on_step is not None:
+            on_step(taken, state, metrics)
+    return state
