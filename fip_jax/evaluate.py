@@ -1,16 +1,30 @@
 """What a defence is judged by: ACC, ASR, RA, DER. All rates are fractions."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.batches import to_unit
+from fip_jax.data.source import Split
 from fip_jax.network import Network
+from fip_jax.per_example import PyTree
+
+Predict = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
 
 
-def make_predict(network: Network) -> Callable[..., np.ndarray]:
+class Rates(NamedTuple):
+    """ACC on clean images; ASR and RA on triggered ones, None without a trigger."""
+
+    acc: float
+    asr: float | None
+    ra: float | None
+
+
+def make_predict(network: Network) -> Predict:
     """A function `(params, model_state, images) -> predicted classes`, with the running statistics.
 
     It takes uint8 images `[N, H, W, C]` on the host and any N, and returns int32 `[N]` on the host.
@@ -33,16 +47,46 @@ def make_predict(network: Network) -> Callable[..., np.ndarray]:
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of `predictions` that equal `labels`, both `[N]`: ACC on clean images, RA on triggered ones."""
+    """Fraction of `predictions` that equal `labels`, both `[N]`."""
     return float(np.mean(predictions == labels))
 
 
-def attack_success_rate(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Fraction of predictions on triggered images that equal the attacker's targets, both `[N]`: ASR.
+def rates(
+    predict: Predict,
+    params: PyTree,
+    model_state: PyTree,
+    test: Split,
+    triggered: TriggeredSet | None,
+    limit: int | None = None,
+) -> Rates:
+    """ACC, ASR and RA of a network.
 
-    The caller leaves out images whose true label is the target already (see `attacks.triggered_test_set`).
+    ASR is the fraction of triggered images taken for the attacker's target, RA the fraction taken for what
+    they are, both over test images not of the target class (see `attacks.poison.triggered_test_set`).
+
+    Args:
+      predict: from `make_predict`.
+      params: the network's.
+      model_state: the network's.
+      test: clean images.
+      triggered: triggered images, or None.
+      limit: images of each kind looked at, from the start; None for all.
     """
-    return accuracy(predictions, targets)
+    some = slice(limit)
+    acc = accuracy(predict(params, model_state, test.images[some]), test.labels[some])
+    if triggered is None:
+        return Rates(acc, None, None)
+    predictions = predict(params, model_state, triggered.images[some])
+    return Rates(
+        acc, accuracy(predictions, triggered.targets[some]), accuracy(predictions, triggered.labels[some])
+    )
+
+
+def effectiveness(before: Rates, after: Rates) -> float | None:
+    """DER of a purification (see `defense_effectiveness`), None without a trigger."""
+    if before.asr is None or after.asr is None:
+        return None
+    return defense_effectiveness(before.acc, before.asr, after.acc, after.asr)
 
 
 def defense_effectiveness(acc_before: float, asr_before: float, acc_after: float, asr_after: float) -> float:

@@ -1,5 +1,7 @@
 """`small_vgg`: the network of I-BAU's published backdoored models."""
 
+import itertools
+
 from flax import nnx
 
 
@@ -18,7 +20,7 @@ class SmallVgg(nnx.Module):
     def __init__(self, num_classes: int, image_size: int = 32, width: int = 32, *, rngs: nnx.Rngs):
         widths = [3, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
         self.convs = nnx.List(
-            nnx.Conv(a, b, (3, 3), padding=1, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Conv(a, b, (3, 3), padding=1, rngs=rngs) for a, b in itertools.pairwise(widths)
         )
         self.norms = nnx.List(nnx.BatchNorm(b, momentum=0.9, epsilon=1e-5, rngs=rngs) for b in widths[1:])
         self.dropouts = nnx.List(nnx.Dropout(rate) for rate in (0.3, 0.4, 0.4))

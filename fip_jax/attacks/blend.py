@@ -1,0 +1,26 @@
+"""Blend: a faint pattern over the whole image."""
+
+import numpy as np
+
+from fip_jax.errors import UserError
+
+
+def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed: int = 0):
+    """Blends a fixed pattern of uniform noise into the image: (1 - alpha) x + alpha pattern.
+
+    Source: Chen et al. (2017), "Targeted backdoor attacks on deep learning systems using data poisoning",
+    https://arxiv.org/abs/1712.05526, whose random-pattern variant this is.
+
+    Args:
+      image_shape: (H, W, C).
+      alpha: strength, in (0, 1].
+      pattern_seed: of the pattern, apart from the run's seed, so that a trigger outlives the run.
+    """
+    if not 0 < alpha <= 1:
+        raise UserError(f"attack.blend.alpha: found {alpha}, expected a number above 0 and at most 1")
+    pattern = np.random.default_rng(pattern_seed).integers(0, 256, image_shape).astype(np.float32)
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        return np.rint((1 - alpha) * images.astype(np.float32) + alpha * pattern).astype(np.uint8)
+
+    return stamp

@@ -1,0 +1,162 @@
+"""Every setting of a run with its default; `configs/` changes some of them, the command line any."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fip_jax.attacks import ATTACKS
+from fip_jax.errors import UserError
+from fip_jax.models import MODELS
+from fip_jax.purify import Settings
+
+METHODS = ("fip", "ft", "ft_sam")
+
+
+def default_config() -> ConfigDict:
+    """The settings that hold where a config file says nothing."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random: data splits, trigger, weights, batches, probes
+
+    config.dataset = ConfigDict()  # read by data/source.py
+    config.dataset.name = "rendered_signs"  # gtsrb, rendered_signs, or any TFDS image classification set
+    config.dataset.data_dir = ""  # prepared data sets; empty: TFDS's default
+    config.dataset.manual_dir = ""  # archives downloaded by hand
+    config.dataset.image_size = 32  # pixels
+    config.dataset.crop = True  # gtsrb: crop to the region of interest
+    config.dataset.mean = (0.0, 0.0, 0.0)  # of images in [0, 1], per channel
+    config.dataset.std = (1.0, 1.0, 1.0)
+    config.dataset.crop_padding = 2  # pixels of random shift, in victim training and purification
+    config.dataset.flip = False  # random mirror images
+
+    config.model = ConfigDict()  # read by models/
+    config.model.name = "small_vgg"  # small_vgg, preact_resnet18
+    config.model.width = 32  # channels of the first stage
+
+    config.attack = ConfigDict()  # read by attacks/
+    config.attack.name = "badnets"  # none, badnets, blend, sig
+    config.attack.mode = "all_to_one"  # or all_to_all: class y becomes y + 1
+    config.attack.target = 0
+    config.attack.poison_rate = 0.1  # fraction of the whole training set
+    config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
+    config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
+    config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
+
+    config.victim = ConfigDict()  # read by victim.py
+    config.victim.checkpoint = ""  # a folder written by fip_jax (victim/ or purified/); empty: train one
+    config.victim.epochs = 10
+    config.victim.batch_size = 128
+    config.victim.learning_rate = 0.05
+    config.victim.momentum = 0.9
+    config.victim.weight_decay = 5e-4
+    config.victim.warmup = 0.2  # fraction of the steps
+
+    config.clean = ConfigDict()  # read by data/held_out.py
+    config.clean.fraction = 0.01  # of the training images, held out for the defender
+    config.clean.max_per_track = 4  # clean images from one track
+
+    config.defense = ConfigDict()  # read by purify.py
+    config.defense.name = "fip"  # fip, ft, ft_sam
+    config.defense.steps = 200
+    config.defense.batch_size = 128
+    config.defense.momentum = 0.9
+    config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
+    config.defense.ft = ConfigDict({"learning_rate": 0.1})
+    config.defense.ft_sam = ConfigDict({"learning_rate": 0.1, "radius": 2.0, "adaptive": True})
+    config.defense.fip = ConfigDict(
+        {
+            "learning_rate": 0.1,
+            "eta_f": 1e-5,
+            "eta_r": 1.0,
+            "radius": 0.0,
+            "adaptive": False,
+            "num_probes": 1,
+        }
+    )
+
+    config.smoothness = ConfigDict()  # read by smoothness.py
+    config.smoothness.tolerance = 0.01  # residual of the top eigenvalue, relative
+    config.smoothness.max_iterations = 50
+    config.smoothness.chunk_size = 64  # examples whose gradients are held at once
+
+    config.report = ConfigDict()
+    config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
+    config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
+    config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
+    return config
+
+
+_POSITIVE = (
+    "dataset.image_size",
+    "victim.epochs",
+    "victim.batch_size",
+    "victim.learning_rate",
+    "clean.max_per_track",
+    "defense.steps",
+    "defense.batch_size",
+    "smoothness.tolerance",
+    "smoothness.max_iterations",
+    "smoothness.chunk_size",
+    "report.eval_every",
+    "report.eval_images",
+)
+_NOT_NEGATIVE = ("seed", "dataset.crop_padding", "victim.weight_decay", "report.checkpoint_seconds")
+_BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses what can be refused before any work is done.
+
+    Raises:
+      UserError: names the key, what was found and what was expected.
+    """
+    _expect_one_of(config, "model.name", sorted(MODELS))
+    _expect_one_of(config, "attack.name", ["none", *sorted(ATTACKS)])
+    _expect_one_of(config, "defense.name", METHODS)
+    for key in _POSITIVE:
+        _expect(config, key, lambda value: value > 0, "a number above 0")
+    for key in _NOT_NEGATIVE:
+        _expect(config, key, lambda value: value >= 0, "a number of at least 0")
+    for key in _BELOW_ONE:
+        _expect(config, key, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+    _expect(config, "clean.fraction", lambda value: 0 < value < 1, "a fraction between 0 and 1")
+    if config.attack.name != "none":
+        _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
+    for method in METHODS:
+        for name, value in config.defense[method].items():
+            low = 1 if name == "num_probes" else 0
+            if value < low or (name == "learning_rate" and value == 0):
+                raise UserError(f"defense.{method}.{name}: found {value}, expected a number above {low}")
+    for key in ("mean", "std"):
+        _expect(config, f"dataset.{key}", lambda value: len(value) == 3, "three numbers, one a channel")
+    _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
+
+
+def _expect(config: ConfigDict, key: str, holds: Any, expected: str) -> None:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    if not holds(value):
+        raise UserError(f"{key}: found {value!r}, expected {expected}")
+
+
+def _expect_one_of(config: ConfigDict, key: str, names: Any) -> None:
+    _expect(config, key, lambda value: value in names, f"one of {', '.join(names)}")
+
+
+def victim_settings(config: ConfigDict, num_images: int) -> Settings:
+    """The step's settings for training a victim on `num_images` images."""
+    victim = config.victim
+    steps_per_epoch = num_images // min(victim.batch_size, num_images)
+    return Settings(
+        learning_rate=victim.learning_rate,
+        num_steps=victim.epochs * steps_per_epoch,
+        momentum=victim.momentum,
+        weight_decay=victim.weight_decay,
+        warmup=victim.warmup,
+    )
+
+
+def defense_settings(config: ConfigDict) -> Settings:
+    """The step's settings for `defense.name`."""
+    defense = config.defense
+    return Settings(num_steps=defense.steps, momentum=defense.momentum, **defense[defense.name].to_dict())

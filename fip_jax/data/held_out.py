@@ -1,0 +1,54 @@
+"""The few clean images of the defender, held out from the victim's training."""
+
+import numpy as np
+
+from fip_jax.data.source import Split
+from fip_jax.errors import UserError
+
+
+def hold_out(
+    split: Split, num_classes: int, fraction: float, max_per_track: int, seed: int
+) -> tuple[Split, Split]:
+    """Splits training images into (the victim's, the defender's clean ones).
+
+    The defender gets this fraction of each class. No track is on both sides: a track that gives a clean image
+    gives no image to the victim. Images without tracks count as a track each. With the same seed a smaller
+    fraction gives a part of the clean images of a larger one.
+
+    Args:
+      split: the training images.
+      num_classes: number of classes.
+      fraction: clean images as a fraction of all training images, in (0, 1).
+      max_per_track: clean images taken from one track. Fewer give a more varied clean set and cost the victim
+        more of its tracks.
+      seed: of the choice.
+
+    Raises:
+      UserError: a class would come out empty on one side.
+    """
+    tracks = np.arange(len(split.labels)) if split.tracks is None else split.tracks
+    clean, given = [], np.zeros(len(split.labels), bool)
+    for label in range(num_classes):
+        members = np.flatnonzero(split.labels == label)
+        quota = int(fraction * len(members) + 0.5)
+        if not quota:
+            raise UserError(
+                f"clean.fraction: {fraction:g} gives no clean image of class {label} ({len(members)} training "
+                f"images), expected a larger fraction"
+            )
+        rng = np.random.default_rng([seed, 1, label])
+        for track in rng.permutation(np.unique(tracks[members])):
+            frames = members[tracks[members] == track]
+            order = np.random.default_rng([seed, 1, label, int(track)]).permutation(frames)
+            chosen = order[: min(quota, max_per_track)]
+            clean.append(chosen)
+            given[frames] = True
+            quota -= len(chosen)
+            if not quota:
+                break
+        if quota or given[members].all():
+            raise UserError(
+                f"clean.fraction: {fraction:g} takes every track of class {label} ({len(members)} training "
+                f"images), expected a smaller fraction"
+            )
+    return split.take(np.flatnonzero(~given)), split.take(np.sort(np.concatenate(clean)))

@@ -1,0 +1,188 @@
+"""The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from fip_jax import purify, suspect
+from fip_jax.attacks import create_attack
+from fip_jax.attacks.poison import Goal, TriggeredSet, poison, triggered_test_set
+from fip_jax.config import check_config
+from fip_jax.data import source
+from fip_jax.data.batches import to_device, to_unit
+from fip_jax.data.held_out import hold_out
+from fip_jax.defend import purify_suspect
+from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
+from fip_jax.progress import console
+from fip_jax.report import figures, text
+from fip_jax.smoothness import Smoothness
+from fip_jax.suspect import Suspect, train
+from fip_jax.version import __version__
+from fip_jax.workdir import Workdir, write_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+class Material(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+      training: the victim's images, poisoned where there is an attack.
+      clean: the defender's images.
+      test: clean test images.
+      triggered: test images with the trigger, or None without an attack.
+      class_names: names of the classes.
+    """
+
+    training: source.Split
+    clean: source.Split
+    test: source.Split
+    triggered: TriggeredSet | None
+    class_names: tuple[str, ...]
+
+
+def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
+    """Does what a config asks for, from wherever an earlier start in the same folder was stopped.
+
+    Args:
+      config: as from `config.default_config`.
+      workdir_path: the run's folder.
+
+    Returns:
+      The content of `summary.json`.
+
+    Raises:
+      UserError: something the user can put right.
+    """
+    check_config(config)
+    workdir = Workdir(workdir_path, config.to_dict())
+    finished = workdir.summary()
+    if finished is not None:
+        console.print("this run was finished before")
+        text.print_summary(finished, workdir.path)
+        return finished
+    material = prepare(config)
+    fresh = _suspect(config, material)
+    workdir.begin()
+    try:
+        return _story(config, workdir, material, fresh)
+    finally:
+        workdir.close()
+
+
+def prepare(config: ConfigDict) -> Material:
+    """Loads the data, holds out the clean images, and poisons what is left.
+
+    Raises:
+      UserError: data set or attack cannot be had as asked for.
+    """
+    console.print(f"data set {config.dataset.name}")
+    data = source.load(
+        config.dataset.name,
+        data_dir=config.dataset.data_dir,
+        manual_dir=config.dataset.manual_dir,
+        image_size=config.dataset.image_size,
+        crop=config.dataset.crop,
+    )
+    num_classes = len(data.class_names)
+    victims, clean = hold_out(
+        data.train, num_classes, config.clean.fraction, config.clean.max_per_track, config.seed
+    )
+    options = config.attack.get(config.attack.name, ConfigDict())
+    attack = create_attack(config.attack.name, victims.images.shape[1:], options)
+    if attack is None:
+        return Material(victims, clean, data.test, None, data.class_names)
+    goal = Goal(config.attack.mode, config.attack.target, num_classes)
+    poisoned, _ = poison(victims, attack, goal, config.attack.poison_rate, config.seed)
+    triggered = triggered_test_set(data.test, attack, goal)
+    return Material(poisoned, clean, data.test, triggered, data.class_names)
+
+
+def _suspect(config: ConfigDict, material: Material) -> Suspect:
+    num_classes = len(material.class_names)
+    if config.victim.checkpoint:
+        return suspect.load(config, num_classes)
+    return suspect.build(suspect.describe(config, num_classes), config.seed)
+
+
+def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect) -> dict[str, Any]:
+    predict = make_predict(fresh.network)
+
+    def measure(state: purify.State) -> dict[str, float | None]:
+        return _rates(predict, state, material, config.report.eval_images)
+
+    victim = fresh
+    if not config.victim.checkpoint:
+        victim = train(config, fresh, material.training, workdir, measure)
+    console.print("inspect the suspicious network")
+    before = workdir.once("victim", lambda: _rates(predict, victim, material))
+    clean = to_device(material.clean.images, material.clean.labels)
+    smoothness = Smoothness(
+        fresh.network, {**clean, "image": to_unit(clean["image"])}, config.smoothness.chunk_size
+    )
+    smooth_before = workdir.once("smoothness_before", lambda: _inspect(config, smoothness, victim))
+
+    purified = purify_suspect(config, victim, material.clean, workdir, smoothness, measure)
+    console.print("inspect the purified network")
+    after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
+    smooth_after = workdir.once("smoothness_after", lambda: _inspect(config, smoothness, purified.suspect))
+
+    figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
+    summary = {
+        "victim": before,
+        "purified": {**after, "der": effectiveness(Rates(**before), Rates(**after))},
+        "smoothness": {"before": smooth_before, "after": smooth_after},
+        "seconds": {**workdir.seconds(), "purify": purified.seconds},
+        "clean_images": len(material.clean.labels),
+        "skipped_steps": purified.num_skipped,
+        "attack": config.attack.name,
+        "defense": config.defense.name,
+        "seed": config.seed,
+        "versions": {"fip_jax": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "hardware": _hardware(),
+    }
+    write_json(workdir.path / "summary.json", summary)
+    text.print_summary(summary, workdir.path)
+    return summary
+
+
+def _rates(
+    predict: Predict, network: Suspect | purify.State, material: Material, limit: int | None = None
+) -> dict[str, float | None]:
+    found = rates(predict, network.params, network.model_state, material.test, material.triggered, limit)
+    return found._asdict()
+
+
+def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> dict[str, Any]:
+    """Top eigenvalue and trace of the Fisher matrix over the clean images."""
+    top = smoothness.top_eigenvalues(
+        network.params,
+        network.model_state,
+        jax.random.fold_in(jax.random.key(config.seed), 30),
+        tolerance=config.smoothness.tolerance,
+        max_iterations=config.smoothness.max_iterations,
+    )
+    return {
+        "lambda_max_fisher": float(top.values[0]),
+        "lambda_max_residual": float(top.residuals[0]),
+        "lambda_max_iterations": top.num_iterations,
+        "lambda_max_converged": top.converged,
+        "trace_fisher": smoothness.trace(network.params, network.model_state),
+    }
+
+
+def _hardware() -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+    }

@@ -1,0 +1,53 @@
+"""The command line: `python -m fip_jax.main --config=configs/gtsrb.py --workdir=DIR`."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from fip_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def _main(_: list[str]) -> None:
+    # Imported here, so that a mistyped flag is answered at once.
+    from fip_jax import experiment
+
+    try:
+        experiment.run(_CONFIG.value, Path(_WORKDIR.value))
+    except UserError as error:
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _refuse(
+            f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected a folder to write to"
+        )
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last checkpoint")
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
+        _refuse(" ".join(str(error.args[0] if error.args else error).split()))
+    if len(rest) > 1:
+        _refuse(f"found the argument {rest[1]!r}, expected only flags")
+    logging.set_verbosity(logging.ERROR)
+    return rest
+
+
+def _refuse(message: str) -> None:
+    print(f"fip_jax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=_parse)

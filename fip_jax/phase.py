@@ -1,0 +1,131 @@
+"""A stretch of steps that survives a crash: checkpoints, metrics and progress around `purify.run`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fip_jax import purify
+from fip_jax.checkpoint import Checkpoints
+from fip_jax.per_example import PyTree
+from fip_jax.progress import Task
+from fip_jax.timing import Lap, every
+from fip_jax.workdir import MetricsLog, Workdir
+
+Measure = Callable[[purify.State], dict[str, float | None]]
+
+
+class Phase(NamedTuple):
+    """What to run and how to follow it.
+
+    Attributes:
+      name: of the checkpoints and of the rows in `metrics.jsonl`.
+      title: for people.
+      num_steps: steps in all.
+      measure_every: steps between rows; the last step always has one.
+      measure: rates of a state, for the rows alone; nothing depends on them.
+      checkpoint_seconds: seconds between checkpoints.
+    """
+
+    name: str
+    title: str
+    num_steps: int
+    measure_every: int
+    measure: Measure
+    checkpoint_seconds: float
+
+
+class Outcome(NamedTuple):
+    """The last state, and the phase's seconds over all starts, without measuring: all, and compiling."""
+
+    state: purify.State
+    seconds: float
+    compile_seconds: float
+
+
+class _Recorder:
+    """Follows the steps of a phase: means of loss and trace into the log, states into checkpoints."""
+
+    def __init__(self, phase: Phase, workdir: Workdir, checkpoints: Checkpoints, task: Task, notes: dict):
+        self._phase, self._workdir, self._checkpoints, self._task = phase, workdir, checkpoints, task
+        self._log = MetricsLog(workdir.path / "metrics.jsonl")
+        self._log.rewind(phase.name, task.done)
+        self._due = every(phase.checkpoint_seconds)
+        self._pending: list[purify.Metrics] = []
+        self._notes = notes
+        self._lap = Lap()
+
+    def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
+        self._pending.append(metrics)
+        if len(self._pending) > 2:
+            # Two steps ahead keep a device busy; more would only make the progress shown untrue.
+            self._pending[-3].loss.block_until_ready()
+        last = taken == self._phase.num_steps
+        if last or taken % self._phase.measure_every == 0:
+            self._row(taken, state)
+        else:
+            self._task.update(taken)
+        if last or self._due():
+            self._collect()
+            self._checkpoints.save(taken, state, self._notes)
+            self._workdir.save()
+
+    def _collect(self) -> None:
+        """Moves the pending metrics into the running sums, and the time since the last call into the notes."""
+        for metrics in self._pending:
+            if metrics.applied:
+                self._notes["count"] += 1
+                self._notes["loss"] += float(metrics.loss)
+                self._notes["trace"] += float(metrics.trace)
+        self._pending.clear()
+        spent = self._lap.read()
+        self._notes["seconds"] += spent["total"]
+        self._notes["compile"] += spent["compile"]
+        self._lap = Lap()
+
+    def _row(self, taken: int, state: purify.State) -> None:
+        learning_rate = float(self._pending[-1].learning_rate)
+        self._collect()
+        count = self._notes["count"]
+        values = {name: self._notes[name] / count if count else None for name in ("loss", "trace")}
+        rates = self._phase.measure(state)
+        skipped = int(state.num_skipped)
+        self._log.append(
+            self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates
+        )
+        self._task.update(taken, loss=values["loss"], **rates)
+        self._notes.update(count=0, loss=0.0, trace=0.0)
+        self._lap = Lap()
+
+
+def run(
+    phase: Phase,
+    workdir: Workdir,
+    step_fn: purify.StepFn,
+    state: purify.State,
+    anchor: purify.Anchor | None,
+    data: PyTree,
+) -> Outcome:
+    """Runs a phase from its last checkpoint, or from `state` where there is none.
+
+    Args:
+      phase: what to run.
+      workdir: where checkpoints and metrics go.
+      step_fn: from `purify.make_step`.
+      state: the start; consumed.
+      anchor: for `step_fn`.
+      data: for `step_fn`.
+    """
+    checkpoints = Checkpoints(workdir.path / "checkpoints" / phase.name)
+    notes = {"count": 0, "loss": 0.0, "trace": 0.0, "seconds": 0.0, "compile": 0.0}
+    try:
+        saved = checkpoints.restore(state)
+        if saved is not None:
+            state, notes = saved
+        done = int(np.asarray(state.step))
+        with Task(phase.title, phase.num_steps, done) as task:
+            recorder = _Recorder(phase, workdir, checkpoints, task, notes)
+            state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder)
+    finally:
+        checkpoints.close()
+    return Outcome(state, notes["seconds"], notes["compile"])

@@ -1,0 +1,130 @@
+"""The pictures of a run."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fip_jax.evaluate import Predict
+from fip_jax.suspect import Suspect
+from fip_jax.workdir import MetricsLog
+
+if TYPE_CHECKING:
+    from fip_jax.experiment import Material
+
+RATE_COLOURS = {"acc": "#1b7837", "asr": "#c0392b", "ra": "#2166ac"}
+RATE_NAMES = {
+    "acc": "ACC, clean images right",
+    "asr": "ASR, triggered images fooled",
+    "ra": "RA, triggered images right",
+}
+RIGHT, WRONG = "#1b7837", "#c0392b"
+
+
+def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect], predict: Predict) -> None:
+    """Draws every figure of a run into `figures/`.
+
+    Args:
+      workdir: the run's folder.
+      material: its data.
+      networks: before and after purification.
+      predict: from `evaluate.make_predict`.
+    """
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    log = MetricsLog(workdir / "metrics.jsonl")
+    rows = log.rows("victim")
+    if rows:
+        _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
+    panels = {"loss": "loss on the clean images", "trace": "Tr F on the clean images (estimate)"}
+    rows = log.rows("purify")
+    if not any(row["trace"] for row in rows):
+        del panels["trace"]
+    _save(draw_curves(rows, "Purification", panels), folder / "purification.png")
+    _save(draw_examples(material, networks, predict), folder / "examples.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    draft = path.with_name(f".{path.name}")
+    FigureCanvasAgg(figure).print_png(str(draft))
+    draft.replace(path)
+
+
+def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) -> Figure:
+    """Rates over steps, and a panel below for each further column.
+
+    Args:
+      rows: of `metrics.jsonl`, one phase.
+      title: of the figure.
+      panels: column -> label of its axis.
+    """
+    figure = Figure(figsize=(7, 2.8 + 1.7 * len(panels)), layout="constrained")
+    axes = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[2.2] + [1.0] * len(panels))
+    steps = [row["step"] for row in rows]
+    for name, colour in RATE_COLOURS.items():
+        values = [row.get(name) for row in rows]
+        if values and values[-1] is not None:
+            axes[0].plot(steps, [100 * v for v in values], color=colour, marker=".", label=RATE_NAMES[name])
+    axes[0].set(ylabel="%", ylim=(-3, 103), title=title)
+    axes[0].legend(loc="center right", fontsize=8)
+    for axis, (name, label) in zip(axes[1:], panels.items(), strict=True):
+        values = [np.nan if row[name] is None else row[name] for row in rows]
+        axis.plot(steps, values, color="#444444", marker=".")
+        axis.set(ylabel=label)
+        if np.nanmin(values) > 0:
+            axis.set_yscale("log")
+    axes[-1].set(xlabel="step")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def draw_examples(
+    material: Material, networks: tuple[Suspect, Suspect], predict: Predict, count: int = 6
+) -> Figure:
+    """Clean and triggered test images side by side, with what both networks take them for.
+
+    Args:
+      material: the run's data.
+      networks: before and after purification.
+      predict: from `evaluate.make_predict`.
+      count: images.
+    """
+    test, triggered = material.test, material.triggered
+    shown = np.arange(count) if triggered is None else triggered.indices[:count]
+    rows = [("clean", test.images[shown], test.labels[shown])]
+    if triggered is not None:
+        rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
+    names = material.class_names
+    figure = Figure(figsize=(1.75 * count, 2.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for (name, images, labels), row in zip(rows, axes, strict=True):
+        answers = [predict(network.params, network.model_state, images) for network in networks]
+        for column, axis in enumerate(row):
+            _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
+        row[0].set_ylabel(name, fontsize=12)
+    figure.suptitle("What the network says: before and after purification", fontsize=12)
+    return figure
+
+
+def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int], names: tuple) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    for line, (when, answer) in enumerate(zip(("before", "after"), answers, strict=True)):
+        said = textwrap.shorten(names[answer], 22, placeholder="…")
+        axis.text(
+            0.5,
+            -0.1 - 0.14 * line,
+            f"{when}: {said}",
+            color=RIGHT if answer == label else WRONG,
+            fontsize=7.5,
+            ha="center",
+            va="center",
+            transform=axis.transAxes,
+        )

@@ -1,0 +1,123 @@
+"""The suspicious network: trained here on poisoned data, or loaded from a folder."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from fip_jax import checkpoint, phase, purify
+from fip_jax.config import victim_settings
+from fip_jax.data.batches import make_draw, to_device
+from fip_jax.data.source import Split
+from fip_jax.errors import UserError
+from fip_jax.models import create_model
+from fip_jax.network import Network, make_objective, split_module
+from fip_jax.per_example import PyTree
+from fip_jax.workdir import Workdir
+
+
+class Suspect(NamedTuple):
+    """A network with its weights, and what it takes to build it again (JSON-like)."""
+
+    network: Network
+    params: PyTree
+    model_state: PyTree
+    description: dict[str, Any]
+
+
+def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
+    """What a model folder says of the model: its network, its input, and which images it never saw."""
+    return {
+        "format": "fip_jax model 1",
+        "model": config.model.to_dict(),
+        "num_classes": num_classes,
+        "image_size": config.dataset.image_size,
+        "mean": list(config.dataset.mean),
+        "std": list(config.dataset.std),
+        "held_out": _held_out(config),
+    }
+
+
+def _held_out(config: ConfigDict) -> dict[str, Any]:
+    return {
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        "fraction": config.clean.fraction,
+        "max_per_track": config.clean.max_per_track,
+    }
+
+
+def build(description: dict[str, Any], seed: int) -> Suspect:
+    """The network that a description names, with fresh weights."""
+    model = dict(description["model"])
+    module = create_model(
+        model.pop("name"), description["num_classes"], description["image_size"], seed, **model
+    )
+    parts = split_module(module, tuple(description["mean"]), tuple(description["std"]))
+    return Suspect(*parts, description)
+
+
+def load(config: ConfigDict, num_classes: int) -> Suspect:
+    """The network in the folder `victim.checkpoint`.
+
+    Raises:
+      UserError: no model of ours, for other classes or images, or trained on what are now clean images.
+    """
+    path = Path(config.victim.checkpoint).absolute()
+    description = checkpoint.load_description(path)
+    for key, expected in (("num_classes", num_classes), ("image_size", config.dataset.image_size)):
+        if description.get(key) != expected:
+            raise UserError(
+                f"victim.checkpoint: {path} has {key} = {description.get(key)}, expected {expected}, as in the "
+                f"data set {config.dataset.name}"
+            )
+    trained, now = description["held_out"], _held_out(config)
+    same = all(trained[key] == now[key] for key in ("seed", "max_per_track"))
+    if trained["dataset"] == now["dataset"] and not (same and now["fraction"] <= trained["fraction"]):
+        raise UserError(
+            f"victim.checkpoint: {path} held out images with {trained}, expected the same seed and max_per_track "
+            f"and no smaller a fraction than now ({now}), or it has been trained on the defender's images"
+        )
+    suspect = build(description, config.seed)
+    params, model_state = checkpoint.load_model(path, suspect.params, suspect.model_state)
+    return suspect._replace(params=params, model_state=model_state)
+
+
+def train(
+    config: ConfigDict, suspect: Suspect, split: Split, workdir: Workdir, measure: phase.Measure
+) -> Suspect:
+    """Trains a network from its fresh weights on (poisoned) images, with SGD and weight decay.
+
+    Args:
+      config: the run's.
+      suspect: fresh.
+      split: training images.
+      workdir: for checkpoints, metrics, and the trained model in `victim/`.
+      measure: rates to log each epoch.
+    """
+    folder = workdir.path / "victim"
+    if folder.exists():
+        params, model_state = checkpoint.load_model(folder, suspect.params, suspect.model_state)
+        return suspect._replace(params=params, model_state=model_state)
+    settings = victim_settings(config, len(split.labels))
+    objective = make_objective(suspect.network, batch_statistics=True, dropout=True)
+    draw = make_draw(config.victim.batch_size, config.dataset.crop_padding, config.dataset.flip)
+    key = jax.random.fold_in(jax.random.key(config.seed), 10)
+    outcome = phase.run(
+        phase.Phase(
+            name="victim",
+            title="train the victim",
+            num_steps=settings.num_steps,
+            measure_every=settings.num_steps // config.victim.epochs,
+            measure=measure,
+            checkpoint_seconds=config.report.checkpoint_seconds,
+        ),
+        workdir,
+        purify.make_step(objective, settings, draw),
+        purify.init_state(settings, suspect.params, suspect.model_state, key),
+        None,
+        to_device(split.images, split.labels),
+    )
+    checkpoint.save_model(folder, outcome.state.params, outcome.state.model_state, suspect.description)
+    return suspect._replace(params=outcome.state.params, model_state=outcome.state.model_state)

@@ -1,0 +1,167 @@
+"""The folder of a run: what is in it, whose it is, and how far it has come."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from fip_jax.errors import UserError
+from fip_jax.timing import Lap
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that the file is the old one or the new one at every moment."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of ours.
+
+    Raises:
+      UserError: not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: expected JSON written by fip_jax, found something else ({error})"
+        ) from error
+
+
+# Where things lie and how often they are saved does not change what a run computes.
+_FREE_KEYS = {"dataset.data_dir", "dataset.manual_dir", "report.checkpoint_seconds"}
+
+
+class Workdir:
+    """A run's folder, held by one process at a time.
+
+    Nothing is written before `begin`, so that a run refused for its settings leaves no trace.
+
+    Args:
+      path: the folder.
+      config: the run's settings as a nested dict.
+
+    Raises:
+      UserError: a file, or a folder begun with other settings.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path = path.absolute()
+        self._config = json.loads(json.dumps(config))
+        self._results: dict[str, Any] = {}
+        self._lock: IO[str] | None = None
+        self._lap = Lap()
+        self._seconds_before = {"total": 0.0, "compile": 0.0}
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir: found a file at {path}, expected a folder or nothing")
+        if (self.path / "config.json").exists():
+            self._compare(flatten(read_json(self.path / "config.json")), flatten(self._config))
+
+    def _compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        keys = (before.keys() | now.keys()) - _FREE_KEYS
+        differing = sorted(key for key in keys if before.get(key) != now.get(key))
+        if differing:
+            changes = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in differing)
+            raise UserError(
+                f"--workdir: {self.path} was begun with another config, expected the same: {changes}"
+            )
+
+    def summary(self) -> dict[str, Any] | None:
+        """`summary.json` of a finished run, else None."""
+        file = self.path / "summary.json"
+        return read_json(file) if file.exists() else None
+
+    def begin(self) -> None:
+        """Makes the folder if need be, takes hold of it, and reads what an earlier start got done.
+
+        Raises:
+          UserError: in use by another process.
+        """
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--workdir: {self.path} is in use by another process, expected a free one"
+            ) from error
+        if not (self.path / "config.json").exists():
+            write_json(self.path / "config.json", self._config)
+        file = self.path / "checkpoints" / "results.json"
+        if file.exists():
+            self._results = read_json(file)
+        self._seconds_before = self._results.get("seconds", self._seconds_before)
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds of this run over all its starts, in all and compiling; what a crash cost is lost."""
+        return {name: self._seconds_before[name] + spent for name, spent in self._lap.read().items()}
+
+    def save(self) -> None:
+        """Writes the results and the seconds so far."""
+        self._results["seconds"] = self.seconds()
+        write_json(self.path / "checkpoints" / "results.json", self._results)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The JSON-like result called `name`: from disk if it was computed before, else computed and kept."""
+        if name not in self._results:
+            self._results[name] = compute()
+            self.save()
+        return self._results[name]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class MetricsLog:
+    """`metrics.jsonl`, a row a line; rows after the point that a run resumes at are dropped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def rows(self, phase: str) -> list[dict[str, Any]]:
+        """The rows of a phase; a last line cut short by a crash does not count."""
+        return [row for row in self._all() if row["phase"] == phase]
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops the rows of `phase` after `step`."""
+        rows = [row for row in self._all() if row["phase"] != phase or row["step"] <= step]
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        draft.replace(self.path)
+
+    def append(self, phase: str, step: int, **values: float | int | None) -> None:
+        """Adds a row."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+
+    def _all(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows

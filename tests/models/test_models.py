@@ -1,0 +1,129 @@
+"""Shapes, parameter counts and the options of the networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fip_jax.errors import UserError
+from fip_jax.models import MODELS, create_model
+from fip_jax.network import split_module
+
+
+def abstract(name, num_classes=10, image_size=32, **options):
+    """The variables' shapes, without drawing them: (params, statistics)."""
+    module = nnx.eval_shape(lambda: create_model(name, num_classes, image_size, 0, **options))
+    _, params, statistics, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+
+
+def size(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("num_classes, image_size", [(10, 32), (43, 24)])
+def test_logits(name, num_classes, image_size):
+    network, params, model_state = split_module(create_model(name, num_classes, image_size, 0, width=4))
+    images = jnp.zeros((2, image_size, image_size, 3))
+    logits, _ = jax.eval_shape(network, params, model_state, images)
+    assert logits.shape == (2, num_classes)
+    assert logits.dtype == jnp.float32
+
+
+def test_preact_resnet18_has_the_published_size():
+    params, statistics = abstract("preact_resnet18")
+    # What PyTorch counts for BackdoorBench's PreActResNet18 with 10 classes.
+    assert size(params) == 11_171_146
+    # 102 tensors in its state dict: per BatchNorm also a counter that Flax does not keep.
+    num_norms = len(jax.tree.leaves(statistics)) // 2
+    assert num_norms == 16
+    assert len(jax.tree.leaves((params, statistics))) + num_norms == 102
+
+
+def test_preact_resnet18_by_hand():
+    params, _ = abstract("preact_resnet18", num_classes=7, width=8)
+
+    def block(a, b, shortcut):
+        return 2 * a + 9 * a * b + 2 * b + 9 * b * b + (a * b if shortcut else 0)
+
+    stages = sum(block(a, b, a != b) + block(b, b, False) for a, b in [(8, 8), (8, 16), (16, 32), (32, 64)])
+    assert size(params) == 9 * 3 * 8 + stages + 64 * 7 + 7
+
+
+def test_preact_resnet18_halves_the_image_three_times():
+    module = create_model("preact_resnet18", 3, 32, 0, width=2)
+    sizes = []
+    x = jax.eval_shape(module.conv1, jnp.zeros((1, 32, 32, 3)))
+    for block in module.blocks:
+        block.eval()
+        x = jax.eval_shape(block, x)
+        sizes.append(x.shape[1:])
+    expected = [(32, 32, 2), (16, 16, 4), (8, 8, 8), (4, 4, 16)]
+    assert sizes == [shape for shape in expected for _ in range(2)]
+
+
+@pytest.mark.parametrize("image_size, features", [(32, 128 * 16), (24, 128 * 9)])
+def test_small_vgg_by_hand(image_size, features):
+    params, statistics = abstract("small_vgg", num_classes=43, image_size=image_size)
+    widths = [3, 32, 32, 64, 64, 128, 128]
+    # Kernel and bias of each convolution, scale and bias of each BatchNorm.
+    convolutions = sum(9 * a * b + b + 2 * b for a, b in zip(widths, widths[1:], strict=False))
+    assert size(params) == convolutions + features * 43 + 43
+    assert size(statistics) == 2 * sum(widths[1:])
+
+
+def test_small_vgg_flattens_channels_first():
+    # A 16 x 16 image gives features [4 channels, 2, 2], of which entry 1 is channel 0, row 0, column 1: the top
+    # right quarter of the image. Channels last it would be channel 1 of the top left one.
+    module = create_model("small_vgg", 1, 16, 0, width=1)
+    module.eval()
+    module.linear.kernel[...] = jnp.zeros((16, 1)).at[1].set(1.0)
+    # Kernels that see one pixel alone keep the quarters apart.
+    for conv in module.convs:
+        conv.kernel[...] = jnp.zeros_like(conv.kernel[...]).at[1, 1].set(1.0)
+    for rows in (slice(0, 8), slice(8, 16)):
+        for columns in (slice(0, 8), slice(8, 16)):
+            logit = module(jnp.zeros((1, 16, 16, 3)).at[:, rows, columns].set(1.0))
+            assert (logit.item() > 0.5) == (rows.start == 0 and columns.start == 8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_norm_is_that_of_pytorch(name):
+    norms = [
+        part
+        for _, part in nnx.iter_modules(create_model(name, 3, 8, 0, width=1))
+        if isinstance(part, nnx.BatchNorm)
+    ]
+    assert len(norms) == {"preact_resnet18": 16, "small_vgg": 6}[name]
+    # PyTorch's momentum of 0.1 is the new statistics' share, Flax's the old ones'.
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.9, 1e-5)}
+
+
+def test_weights_depend_on_the_seed_alone():
+    first, again, other = (
+        nnx.to_pure_dict(nnx.state(create_model("small_vgg", 3, 8, seed, width=1), nnx.Param))
+        for seed in (0, 0, 1)
+    )
+    kernels = [params["linear"]["kernel"] for params in (first, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).any()
+
+
+def test_unknown_networks_are_named():
+    with pytest.raises(UserError, match=r"model\.name: found 'vgg', expected one of preact_resnet18"):
+        create_model("vgg", 10, 32, 0)
+
+
+@pytest.mark.parametrize("option", ["depth", "rngs", "self"])
+def test_unknown_options_are_named(option):
+    # Those of the constructor that are not the user's are no options either.
+    with pytest.raises(UserError, match=rf"model\.{option}: the network small_vgg has no such option"):
+        create_model("small_vgg", 10, 32, 0, **{option: 1})
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, "8", None, True])
+def test_bad_widths_are_named(width):
+    with pytest.raises(UserError, match=r"model\.width: found .* expected a whole number"):
+        create_model("small_vgg", 10, 32, 0, width=width)

@@ -1,0 +1,113 @@
+"""Small networks, and answers in float64 to hold the code against."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+from fip_jax.network import make_log_prob_fn, split_module
+from fip_jax.per_example import num_examples
+
+
+def take(batch, n):
+    """Example n of a batch."""
+    return jax.tree.map(lambda leaf: leaf[n], batch)
+
+
+def cast(tree, dtype):
+    """The floating-point leaves of a tree in another dtype."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+
+
+def score_matrix(log_prob_fn, params, batch):
+    """The Jacobian `[N, P]` of the N log-likelihoods, example by example, without vmap."""
+    flat, unravel = ravel_pytree(params)
+    score = jax.jit(jax.jacrev(lambda theta, example: log_prob_fn(unravel(theta), example)))
+    return jnp.stack([score(flat, take(batch, n)) for n in range(num_examples(batch))])
+
+
+def dense_fisher(log_prob_fn, params, batch):
+    """F `[P, P]`, built outright."""
+    scores = score_matrix(log_prob_fn, params, batch)
+    return scores.T @ scores / len(scores)
+
+
+def mlp_log_prob(params, example):
+    """log p(label | image) of a two-layer network; `example` is a dict with an integer leaf."""
+    hidden = jnp.tanh(example["image"] @ params["first"]["kernel"] + params["first"]["bias"])
+    logits = hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    return jax.nn.log_softmax(logits)[example["label"]]
+
+
+def mlp(num=7, dtype=np.float64, seed=0):
+    """(log_prob_fn, params, batch) with P = 5*4 + 4 + 4*3 + 3 = 39."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    params = {
+        "first": {"kernel": normal(5, 4), "bias": normal(4)},
+        "second": {"kernel": normal(4, 3), "bias": normal(3)},
+    }
+    batch = {"image": normal(num, 5), "label": jnp.asarray(rng.integers(0, 3, num), jnp.int32)}
+    return mlp_log_prob, params, batch
+
+
+class ConvNet(nnx.Module):
+    """Convolution, BatchNorm, ReLU, twice; dropout; average; linear: 108 + 8 + 144 + 8 + 12 + 3 = 283."""
+
+    def __init__(self, *, rngs):
+        self.conv1 = nnx.Conv(3, 4, (3, 3), padding=1, use_bias=False, rngs=rngs)
+        self.norm1 = nnx.BatchNorm(4, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.conv2 = nnx.Conv(4, 4, (3, 3), strides=2, padding=1, use_bias=False, rngs=rngs)
+        self.norm2 = nnx.BatchNorm(4, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+        self.linear = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x, rngs=None):
+        x = nnx.relu(self.norm1(self.conv1(x)))
+        x = nnx.relu(self.norm2(self.conv2(x)))
+        return self.linear(jnp.mean(self.dropout(x, rngs=rngs), axis=(1, 2)))
+
+
+def conv_net(num=5, dtype=np.float64, seed=0):
+    """(network, params, model_state, batch), every BatchNorm variable away from its initial 0 or 1."""
+    rng = np.random.default_rng(seed)
+    network, params, model_state = split_module(
+        ConvNet(rngs=nnx.Rngs(seed)), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+    )
+
+    def shift(leaf):
+        return jnp.asarray(np.asarray(leaf) + rng.uniform(0.05, 0.3, leaf.shape), dtype)
+
+    params, model_state = jax.tree.map(shift, (params, model_state))
+    batch = {
+        "image": jnp.asarray(rng.uniform(size=(num, 6, 6, 3)), dtype),
+        "label": jnp.asarray(rng.integers(0, 3, num), jnp.int32),
+    }
+    return network, params, model_state, batch
+
+
+def conv_net_log_prob(num=5, dtype=np.float64):
+    """(log_prob_fn, params, batch) of `conv_net`, with its running statistics."""
+    network, params, model_state, batch = conv_net(num, dtype)
+    log_prob_fn = make_log_prob_fn(network)
+    return lambda p, example: log_prob_fn(p, model_state, example), params, batch
+
+
+def assert_trees_close(found, expected, rtol, atol=0.0):
+    """Same structure and dtypes, and every entry within rtol and atol."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def assert_trees_equal(found, expected):
+    """Same structure and dtypes, equal bit for bit."""
+    assert_trees_close(found, expected, rtol=0)
