@@ -11,7 +11,7 @@ def get_config():
     config = default_config()
     config.dataset.name = "rendered_signs"
     config.model.width = 16
-    config.clean.fraction = 0.03
+    config.clean.fraction = 0.05
     config.victim.epochs = 8
     config.defense.steps = 100
     return config

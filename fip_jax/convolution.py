@@ -37,8 +37,8 @@ def convolve_by_patches(inputs, kernel, strides, padding, **options) -> jax.Arra
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], (height, width), strides, padding)
     (top, bottom), (left, right) = padding
     padded = jnp.pad(inputs, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    last_row = padded.shape[1] - height + 1
-    last_column = padded.shape[2] - width + 1
+    last_row = max(0, padded.shape[1] - height + 1)
+    last_column = max(0, padded.shape[2] - width + 1)
     shifted = [
         padded[:, y : y + last_row : strides[0], x : x + last_column : strides[1]]
         for y in range(height)

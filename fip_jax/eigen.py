@@ -62,13 +62,16 @@ def power_iteration(
       `EigenPairs`. `converged` is False where `max_iterations` ended the search.
 
     Raises:
-      ValueError: `num_pairs` is less than 1 or more than the number of entries of `like`.
+      ValueError: `num_pairs` is less than 1 or more than the number of entries of `like`, `num_guards` is
+        negative, or `max_iterations` less than 1.
     """
     flat, unravel = ravel_pytree(like)
     if not 1 <= num_pairs <= flat.size:
         raise ValueError(
             f"num_pairs: expected 1 to {flat.size} (the number of parameters), found {num_pairs}"
         )
+    if num_guards < 0 or max_iterations < 1:
+        raise ValueError(f"expected num_guards >= 0, max_iterations >= 1, found {num_guards}, {max_iterations}")
     block = min(num_pairs + num_guards, flat.size)
 
     basis = jnp.linalg.qr(jax.random.normal(key, (flat.size, block), flat.dtype))[0]

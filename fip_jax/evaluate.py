@@ -35,7 +35,7 @@ def make_predict(network: Network) -> Predict:
         return jnp.argmax(network(params, model_state, to_unit(images))[0], axis=-1)
 
     def predict(params, model_state, images, batch_size: int = 256):
-        predictions = []
+        predictions = [np.zeros(0, np.int32)]
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             # One shape for all batches, so that the last compiles nothing.

@@ -39,10 +39,8 @@ def sum_over_chunks(fn: Callable[[PyTree], PyTree], batch: PyTree, chunk_size: i
     Returns:
       A pytree like `fn`'s result, equal to `fn(batch)` up to rounding.
     """
-    total = num_examples(batch)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1, found {chunk_size}")
-    if chunk_size is None or chunk_size >= total:
+    total, chunk_size = num_examples(batch), _chunk_size(batch, chunk_size)
+    if chunk_size >= total:
         return fn(batch)
     num_whole, ragged = divmod(total, chunk_size)
     head = jax.tree.map(
@@ -72,6 +70,11 @@ def per_example_gradients(
     Returns:
       A pytree like `params` whose leaves have shape `[N, *leaf.shape]`.
     """
-    return jax.lax.map(
-        lambda example: jax.grad(fn)(params, example), batch, batch_size=chunk_size or num_examples(batch)
-    )
+    size = _chunk_size(batch, chunk_size)
+    return jax.lax.map(lambda example: jax.grad(fn)(params, example), batch, batch_size=size)
+
+
+def _chunk_size(batch: PyTree, chunk_size: int | None) -> int:
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: expected at least 1, found {chunk_size}")
+    return num_examples(batch) if chunk_size is None else chunk_size

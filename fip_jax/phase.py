@@ -49,11 +49,17 @@ class _Recorder:
     def __init__(self, phase: Phase, workdir: Workdir, checkpoints: Checkpoints, task: Task, notes: dict):
         self._phase, self._workdir, self._checkpoints, self._task = phase, workdir, checkpoints, task
         self._log = MetricsLog(workdir.path / "metrics.jsonl")
-        self._log.rewind(phase.name, task.done)
+        self._log.rewind(phase.name, task.done or -1)
         self._due = every(phase.checkpoint_seconds)
         self._pending: list[purify.Metrics] = []
         self._notes = notes
         self._lap = Lap()
+
+    def start(self, state: purify.State) -> None:
+        """The row before the first step."""
+        if self._task.done == 0:
+            self._log.append(self._phase.name, 0, loss=None, trace=None, **self._phase.measure(state))
+            self._lap = Lap()
 
     def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
         self._pending.append(metrics)
@@ -125,6 +131,7 @@ def run(
         done = int(np.asarray(state.step))
         with Task(phase.title, phase.num_steps, done) as task:
             recorder = _Recorder(phase, workdir, checkpoints, task, notes)
+            recorder.start(state)
             state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder)
     finally:
         checkpoints.close()

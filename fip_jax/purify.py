@@ -106,12 +106,14 @@ StepFn = Callable[[State, Anchor | None, PyTree], tuple[State, Metrics]]
 
 def schedule(settings: Settings) -> optax.Schedule:
     """Linear warm-up to the peak, then a half cosine to zero at `num_steps`."""
-    return optax.warmup_cosine_decay_schedule(
+    rate = optax.warmup_cosine_decay_schedule(
         0.0 if settings.warmup else settings.learning_rate,
         settings.learning_rate,
         round(settings.warmup * settings.num_steps),
         settings.num_steps,
     )
+    # Optax compares the count with a float, which strict dtype promotion does not allow of an integer.
+    return lambda count: rate(jnp.asarray(count, float))
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
@@ -202,7 +204,7 @@ def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
         grad, loss, trace, model_state = gradient(objective, settings, state, batch, key)
         updates, opt_state = tx.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        learning_rate = jnp.asarray(rate(state.step), loss.dtype)
+        learning_rate = jnp.asarray(rate(state.step - state.num_skipped), loss.dtype)
         if settings.eta_r:
             assert anchor is not None
             # Momentum lengthens every step 1 / (1 - momentum) times; the same for the pull keeps the

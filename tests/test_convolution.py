@@ -14,7 +14,9 @@ from fip_jax.convolution import convolve_by_patches, for_per_example_gradients
 OPTIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 PADDINGS = ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (1, 0))]
 CASES = [
-    *itertools.product([(3, 3), (1, 1)], [(1, 1), (2, 2)], PADDINGS),
+    *itertools.product([(3, 3)], [(1, 1), (2, 2)], PADDINGS),
+    ((1, 1), (1, 1), "SAME"),
+    ((1, 1), (2, 2), ((0, 0), (0, 0))),
     ((2, 3), (2, 1), "SAME"),
     ((3, 2), (1, 3), ((2, 1), (0, 3))),
 ]
@@ -51,7 +53,7 @@ def test_values_and_gradients_equal_xla(x64, kernel, strides, padding):
     assert_trees_close(both(convolve_by_patches), both(jax.lax.conv_general_dilated), 1e-12, 1e-11)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 5])
 def test_sizes_below_and_above_the_stride(x64, size):
     inputs, weights = arrays(size, size, (3, 3))
     for padding in ("SAME", ((1, 1), (1, 1))):

@@ -1,5 +1,7 @@
 """Block power iteration on matrices of known spectrum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +21,12 @@ def with_spectrum(values, seed=0):
     return (rotation * np.asarray(values)) @ rotation.T
 
 
+multiply = jax.jit(jnp.matmul)
+
+
 def iterate(matrix, dtype=np.float64, **options):
     matrix = jnp.asarray(matrix, dtype)
-    return power_iteration(jax.jit(lambda v: matrix @ v), matrix[0], KEY, **options)
+    return power_iteration(functools.partial(multiply, matrix), jnp.zeros(len(matrix), dtype), KEY, **options)
 
 
 def check(pairs, matrix, expected, tolerance):
@@ -39,13 +44,13 @@ def check(pairs, matrix, expected, tolerance):
 
 
 SPECTRA = {
-    "falling": ([9.0, 5.0, 3.0, 1.0, 0.5, 0.2, 0.1, 0.0], 3),
-    "tie at the top": ([4.0, 4.0, 4.0, 1.0, 0.5, 0.1, 0.1, 0.0], 3),
-    "tie across the wanted ones' end": ([4.0, 2.0, 2.0, 2.0, 0.5, 0.1, 0.1, 0.0], 2),
-    "rank two, four wanted": ([3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 4),
-    "negative": ([-7.0, -3.0, -1.0, -0.5, -0.1, 0.0], 3),
-    "indefinite": ([-6.0, 4.0, -2.0, 1.0, 0.5, 0.1], 3),
-    "all of them": ([5.0, -4.0, 3.0, -2.0, 1.0], 5),
+    "falling": ([9.0, 5.0, 3.0, 1.0, 0.2, 0.0], 2),
+    "tie at the top": ([4.0, 4.0, 4.0, 1.0, 0.5, 0.0], 2),
+    "tie across the wanted ones' end": ([4.0, 2.0, 2.0, 2.0, 2.0, 0.5], 2),
+    "rank one": ([3.0, 0.0, 0.0, 0.0, 0.0, 0.0], 2),
+    "negative": ([-7.0, -3.0, -1.0, -0.5, -0.1, 0.0], 2),
+    "indefinite": ([-6.0, 4.0, -2.0, 1.0, 0.5, 0.1], 2),
+    "all of them": ([5.0, -4.0, 3.0, -2.0, 1.0, 0.0], 6),
     "one entry": ([-3.0], 1),
 }
 
@@ -60,7 +65,7 @@ def test_known_spectra(x64, name, dtype, tolerance):
     check(pairs, matrix, values[:num_pairs], tolerance)
 
 
-@pytest.mark.parametrize("values", [[3.0, -3.0, 1.0, 0.5], [2.0, -2.0, 2.0, 0.1, 0.0]])
+@pytest.mark.parametrize("values", [[3.0, -3.0, 1.0, 0.5], [2.0, -2.0, 2.0, 0.1]])
 def test_opposite_eigenvalues_share_the_block(x64, values):
     # Which comes first of +3 and -3 is a matter of rounding.
     num_pairs = sum(abs(v) == abs(values[0]) for v in values)
@@ -104,12 +109,12 @@ def test_an_operator_that_is_not_finite_never_converges(x64):
     assert not iterate(np.full((3, 3), np.nan), max_iterations=3).converged
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_every_value_lies_within_its_residual_of_an_eigenvalue(x64, seed):
     rng = np.random.default_rng(seed)
-    matrix = rng.normal(size=(12, 12))
+    matrix = rng.normal(size=(6, 6))
     matrix = matrix + matrix.T
-    pairs = iterate(matrix, num_pairs=4, max_iterations=3, tolerance=0.0)
+    pairs = iterate(matrix, num_pairs=2, max_iterations=2, tolerance=0.0)
     assert not pairs.converged
     distances = np.abs(np.asarray(pairs.values)[:, None] - np.linalg.eigvalsh(matrix)).min(axis=1)
     assert (distances <= np.asarray(pairs.residuals) * (1 + 1e-12)).all()

@@ -6,16 +6,55 @@ import numpy as np
 import pytest
 from oracles import conv_net
 
-from fip_jax.evaluate import accuracy, attack_success_rate, defense_effectiveness, make_predict
+from fip_jax.attacks.poison import TriggeredSet
+from fip_jax.data.source import Split
+from fip_jax.evaluate import (
+    Rates,
+    accuracy,
+    defense_effectiveness,
+    effectiveness,
+    make_predict,
+    rates,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
 
 
+def first_pixel(params, model_state, images):
+    """A predictor whose class is the value of the first pixel."""
+    return images[:, 0, 0, 0].astype(np.int32)
+
+
+def images_of(*classes):
+    return np.asarray(classes, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+def test_accuracy_by_hand():
+    found = accuracy(np.array([0, 1, 2, 3]), np.array([0, 1, 1, 3]))
+    assert found == 0.75
+    assert isinstance(found, float)
+
+
 def test_rates_by_hand():
-    predictions, labels = np.array([0, 1, 2, 3]), np.array([0, 1, 1, 3])
-    assert accuracy(predictions, labels) == 0.75
-    assert isinstance(accuracy(predictions, labels), float)
-    assert attack_success_rate(predictions, np.array([1, 1, 1, 1])) == 0.25
+    # Clean: 3 of 4 right. Triggered, with target 0: 2 of 5 taken for the target, 1 for what it is.
+    test = Split(images_of(0, 1, 2, 2), np.array([0, 1, 2, 3]))
+    triggered = TriggeredSet(
+        images_of(0, 3, 0, 3, 1),
+        labels=np.array([1, 2, 3, 3, 2]),
+        targets=np.zeros(5, np.int32),
+        indices=np.arange(5),
+    )
+    assert rates(first_pixel, None, None, test, triggered) == Rates(0.75, 0.4, 0.2)
+    # The first two of each kind.
+    assert rates(first_pixel, None, None, test, triggered, limit=2) == Rates(1.0, 0.5, 0.0)
+    assert rates(first_pixel, None, None, test, None) == Rates(0.75, None, None)
+
+
+def test_effectiveness_needs_a_trigger():
+    before, after = Rates(0.9, 1.0, 0.0), Rates(0.8, 0.1, 0.7)
+    assert effectiveness(before, after) == pytest.approx(0.9, abs=1e-12)
+    assert effectiveness(before._replace(asr=None), after) is None
+    assert effectiveness(before, after._replace(asr=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +95,7 @@ def test_predictions_in_batches_equal_those_at_once():
     logits, _ = network(params, model_state, jnp.asarray(IMAGES, jnp.float32) / 255)
     params["linear"]["bias"] -= logits.mean(axis=0)
     logits, _ = network(params, model_state, jnp.asarray(IMAGES, jnp.float32) / 255)
-    expected = np.argmax(logits, axis=-1)
+    expected = np.argmax(np.asarray(logits), axis=-1)
     assert len(set(expected)) > 1
     shapes.clear()
     predict = make_predict(network)

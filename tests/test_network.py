@@ -56,17 +56,18 @@ def test_batch_statistics_move_by_the_momentum_rule():
 
 def test_running_statistics_make_examples_independent():
     network, params, model_state, batch = small()
-    together, _ = network(params, model_state, batch["image"])
-    log_prob_fn = make_log_prob_fn(network)
+    apply = jax.jit(network.__call__, static_argnames="batch_statistics")
+    together, _ = apply(params, model_state, batch["image"])
+    log_prob_fn = jax.jit(make_log_prob_fn(network))
     for n in range(5):
-        alone, _ = network(params, model_state, batch["image"][n : n + 1])
+        alone, _ = apply(params, model_state, batch["image"][n : n + 1])
         np.testing.assert_allclose(alone[0], together[n], rtol=1e-5, atol=1e-6)
         found = log_prob_fn(params, model_state, take(batch, n))
         expected = jax.nn.log_softmax(together[n])[batch["label"][n]]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     # By the batch they are not: the others matter.
-    by_batch, _ = network(params, model_state, batch["image"], batch_statistics=True)
-    by_part, _ = network(params, model_state, batch["image"][:2], batch_statistics=True)
+    by_batch, _ = apply(params, model_state, batch["image"], batch_statistics=True)
+    by_part, _ = apply(params, model_state, batch["image"][:2], batch_statistics=True)
     assert jnp.abs(by_batch[:2] - by_part).max() > 1e-3
 
 
@@ -95,20 +96,21 @@ def test_dropout_is_on_with_a_key_alone():
 def test_objective_switches():
     network, params, model_state, batch = small()
 
-    def loss_and_state(key=0, **switches):
-        objective = make_objective(network, **switches)
-        return jax.jit(objective.loss_fn)(params, model_state, batch, jax.random.key(key))
+    def loss_and_state(*keys, **switches):
+        loss_fn = jax.jit(make_objective(network, **switches).loss_fn)
+        found = [loss_fn(params, model_state, batch, jax.random.key(key)) for key in keys]
+        return found[0] if len(keys) == 1 else [loss for loss, _ in found]
 
-    loss, state = loss_and_state(batch_statistics=False, dropout=False)
-    log_prob_fn = make_log_prob_fn(network)
+    loss, state = loss_and_state(0, batch_statistics=False, dropout=False)
+    log_prob_fn = jax.jit(make_log_prob_fn(network))
     expected = -jnp.stack([log_prob_fn(params, model_state, take(batch, n)) for n in range(5)]).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert_trees_equal(state, model_state)
 
-    _, state = loss_and_state(batch_statistics=True, dropout=False)
+    _, state = loss_and_state(0, batch_statistics=True, dropout=False)
     assert jnp.abs(state["norm1"]["mean"] - model_state["norm1"]["mean"]).max() > 1e-3
 
-    dropped = [loss_and_state(key, batch_statistics=False, dropout=True)[0] for key in (0, 0, 1)]
+    dropped = loss_and_state(0, 0, 1, batch_statistics=False, dropout=True)
     assert dropped[0] == dropped[1]
     assert len({float(loss), float(dropped[0]), float(dropped[2])}) == 3
 

@@ -173,16 +173,18 @@ def test_fixed_point_is_the_minimiser(x64, momentum):
 def test_steps_that_are_not_finite_leave_no_trace():
     network, params, model_state, batch = conv_net(dtype=np.float32)
     objective = make_objective(network, batch_statistics=True, dropout=False)
-    # The image of the second batch is not a number.
-    good = {name: jnp.stack([leaf, leaf[::-1]]) for name, leaf in batch.items()}
-    bad = good["image"][:1] * jnp.nan
-    data = {
-        "image": jnp.concatenate([good["image"][:1], bad, good["image"][1:]]),
-        "label": good["label"][jnp.array([0, 0, 1])],
-    }
+    first, second = batch["image"], batch["image"][::-1]
     chosen = settings(momentum=0.9, radius=0.1)
-    found, metrics = run(objective, chosen, params, data, 3, draw=by_step, model_state=model_state)
-    expected, _ = run(objective, chosen, params, good, 2, draw=by_step, model_state=model_state)
+    step = purify.make_step(objective, chosen, by_step)
+
+    def train(images, num_steps):
+        metrics = []
+        data = {"image": jnp.stack(images), "label": jnp.stack([batch["label"]] * 3)}
+        state = purify.init_state(chosen, params, model_state, KEY)
+        return purify.run(step, state, None, data, num_steps, lambda *args: metrics.append(args[2])), metrics
+
+    found, metrics = train([first, first * jnp.nan, second], 3)
+    expected, _ = train([first, second, second], 2)
     assert [bool(m.applied) for m in metrics] == [True, False, True]
     assert (int(found.step), int(found.num_skipped)) == (3, 1)
     assert (int(expected.step), int(expected.num_skipped)) == (2, 0)
@@ -261,8 +263,17 @@ def test_a_run_that_stops_and_starts_again_is_the_same_run():
     assert (int(resumed.step), int(resumed.num_skipped)) == (10, 0)
     for name in ("params", "model_state", "opt_state"):
         assert_trees_equal(getattr(resumed, name), getattr(whole_run, name))
+    assert step._cache_size() == 1, "a resumed run compiles nothing new"
     other = purify.run(step, start(1), anchor, data, 10)
     assert jnp.abs(other.params["linear"]["kernel"] - resumed.params["linear"]["kernel"]).max() > 1e-5
+
+
+def test_every_step_has_its_own_key():
+    objective = purify.Objective(
+        lambda p, s, batch, key: (jax.random.uniform(key) + 0 * p["t"], s), ONE.log_prob_fn
+    )
+    losses = [float(m.loss) for m in run(objective, settings(), {"t": jnp.ones(())}, jnp.zeros(1), 4)[1]]
+    assert len(set(losses)) == 4
 
 
 def test_batch_statistics_come_from_the_unperturbed_parameters():

@@ -24,6 +24,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import resource
 from tensorflow_datasets.core.download.util import DownloadError
 
+from fip_jax.data.rendered_signs import CLASS_NAMES
 from fip_jax.errors import UserError
 
 BASE_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
@@ -51,21 +52,6 @@ _CSV_HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
 _TRAIN_NAME = r"0([0-9]{4})_[0-9]{5}\.ppm"  # the group is the number of the track in its class
 _TEST_NAME = r"[0-9]{5}\.ppm"
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
-
-# fmt: off
-CLASS_NAMES = (
-    "speed limit 20 km/h", "speed limit 30 km/h", "speed limit 50 km/h", "speed limit 60 km/h",
-    "speed limit 70 km/h", "speed limit 80 km/h", "end of speed limit 80 km/h", "speed limit 100 km/h",
-    "speed limit 120 km/h", "no overtaking", "no overtaking by vehicles over 3.5 t",
-    "right of way at next crossing", "priority road", "give way", "stop", "no vehicles",
-    "no vehicles over 3.5 t", "no entry", "general danger", "bend to the left", "bend to the right",
-    "double bend", "uneven road", "slippery road", "road narrows on the right", "road works",
-    "traffic signals", "pedestrians", "children", "cyclists", "ice or snow", "wild animals",
-    "end of all restrictions", "turn right ahead", "turn left ahead", "ahead only",
-    "straight ahead or right", "straight ahead or left", "keep right", "keep left", "roundabout",
-    "end of no overtaking", "end of no overtaking by vehicles over 3.5 t",
-)
-# fmt: on
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 

@@ -29,10 +29,10 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     """
     if name not in MODELS:
         raise UserError(f"model.name: found {name!r}, expected one of {', '.join(sorted(MODELS))}")
-    known = inspect.signature(MODELS[name].__init__).parameters
+    known = set(inspect.signature(MODELS[name].__init__).parameters) - {"self", "num_classes", "image_size", "rngs"}
     for option, value in options.items():
         if option not in known:
             raise UserError(f"model.{option}: the network {name} has no such option")
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise UserError(f"model.{option}: found {value!r}, expected a whole number of at least 1")
     return MODELS[name](num_classes, image_size, **options, rngs=nnx.Rngs(seed))

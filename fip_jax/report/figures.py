@@ -42,7 +42,7 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
     rows = log.rows("victim")
     if rows:
         _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
-    panels = {"loss": "loss on the clean images", "trace": "Tr F on the clean images (estimate)"}
+    panels = {"loss": "loss", "trace": "Tr F (estimate)"}
     rows = log.rows("purify")
     if not any(row["trace"] for row in rows):
         del panels["trace"]
@@ -57,7 +57,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) -> Figure:
-    """Rates over steps, and a panel below for each further column.
+    """Rates over steps, and a panel below for each further column (means since the row before).
 
     Args:
       rows: of `metrics.jsonl`, one phase.
@@ -74,10 +74,10 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     axes[0].set(ylabel="%", ylim=(-3, 103), title=title)
     axes[0].legend(loc="center right", fontsize=8)
     for axis, (name, label) in zip(axes[1:], panels.items(), strict=True):
-        values = [np.nan if row[name] is None else row[name] for row in rows]
-        axis.plot(steps, values, color="#444444", marker=".")
+        found = [(row["step"], row[name]) for row in rows if row[name] is not None]
+        axis.plot(*zip(*found, strict=True), color="#444444", marker=".")
         axis.set(ylabel=label)
-        if np.nanmin(values) > 0:
+        if min(value for _, value in found) > 0:
             axis.set_yscale("log")
     axes[-1].set(xlabel="step")
     for axis in axes:
@@ -102,7 +102,7 @@ def draw_examples(
     if triggered is not None:
         rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
     names = material.class_names
-    figure = Figure(figsize=(1.75 * count, 2.75 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.75 * count, 2.35 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for (name, images, labels), row in zip(rows, axes, strict=True):
         answers = [predict(network.params, network.model_state, images) for network in networks]
@@ -120,7 +120,7 @@ def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int],
         said = textwrap.shorten(names[answer], 22, placeholder="…")
         axis.text(
             0.5,
-            -0.1 - 0.14 * line,
+            -0.08 - 0.11 * line,
             f"{when}: {said}",
             color=RIGHT if answer == label else WRONG,
             fontsize=7.5,

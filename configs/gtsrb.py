@@ -1,0 +1,23 @@
+"""The German Traffic Sign Recognition Benchmark with a BadNets backdoor.
+
+    python -m fip_jax.main --config=configs/gtsrb.py --workdir=runs/gtsrb            (one GPU)
+    python -m fip_jax.main --config=configs/gtsrb.py:cpu --workdir=runs/gtsrb_cpu    (two CPU cores)
+
+The archives are downloaded on the first run; with your own copy add --config.dataset.manual_dir=FOLDER.
+"""
+
+from fip_jax.config import default_config
+
+
+def get_config(machine: str = "gpu"):
+    """`gpu`: a PreActResNet18; `cpu`: a small VGG that two cores can train."""
+    config = default_config()
+    config.dataset.name = "gtsrb"
+    config.attack.name = "badnets"
+    config.attack.target = 8
+    config.victim.epochs = 12
+    if machine == "gpu":
+        config.model.name = "preact_resnet18"
+        config.model.width = 64
+        config.victim.epochs = 30
+    return config

@@ -1,0 +1,196 @@
+"""Defaults that pass, refusals that name the key, and what the methods make of the settings."""
+
+import importlib.util
+import inspect
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from fip_jax.attacks import ATTACKS, create_attack
+from fip_jax.config import METHODS, check_config, default_config, defense_settings, victim_settings
+from fip_jax.errors import UserError
+from fip_jax.models import MODELS
+from fip_jax.workdir import flatten
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def config_with(key, value):
+    config = default_config()
+    *parts, last = key.split(".")
+    place = config
+    for part in parts:
+        place = place[part]
+    with place.ignore_type():
+        place[last] = value
+    return config
+
+
+def test_the_defaults_pass():
+    check_config(default_config())
+
+
+def test_the_defaults_are_those_of_the_attacks():
+    config = default_config()
+    for name, (make, _) in ATTACKS.items():
+        options = inspect.signature(make).parameters
+        defaults = {key: value.default for key, value in options.items() if key != "image_shape"}
+        assert config.attack[name].to_dict() == defaults
+        assert create_attack(name, (32, 32, 3), config.attack[name]) is not None
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_passes(path):
+    get_config = load(path).get_config
+    known = set(flatten(default_config().to_dict()))
+    arguments = [()] if not inspect.signature(get_config).parameters else [(), ("gpu",), ("cpu",)]
+    for given in arguments:
+        config = get_config(*given)
+        check_config(config)
+        assert isinstance(config, ConfigDict)
+        # No setting that nobody reads.
+        assert set(flatten(config.to_dict())) == known
+        assert flatten(config.to_dict()) != flatten(default_config().to_dict())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_an_unknown_machine_is_refused(path):
+    get_config = load(path).get_config
+    if not inspect.signature(get_config).parameters:
+        pytest.skip("takes no argument")
+    with pytest.raises((UserError, ValueError, KeyError)):
+        get_config("no_such_machine")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        ("model.name", ["resnet", ""]),
+        ("attack.name", ["Badnets"]),
+        ("defense.name", ["sam"]),
+        ("dataset.image_size", [0, -1]),
+        ("victim.epochs", [0]),
+        ("victim.batch_size", [0, -8]),
+        ("victim.learning_rate", [0.0, -0.1, NAN]),
+        ("clean.max_per_track", [0]),
+        ("defense.steps", [0, -5]),
+        ("defense.batch_size", [0]),
+        ("smoothness.tolerance", [0.0]),
+        ("smoothness.max_iterations", [0]),
+        ("smoothness.chunk_size", [0]),
+        ("report.eval_every", [0]),
+        ("report.eval_images", [0]),
+        ("seed", [-1]),
+        ("dataset.crop_padding", [-1]),
+        ("victim.weight_decay", [-1e-4]),
+        ("report.checkpoint_seconds", [-1.0]),
+        ("victim.momentum", [1.0, -0.1]),
+        ("defense.momentum", [1.0, 1.5, -0.1, NAN]),
+        ("victim.warmup", [1.0, -0.1]),
+        ("clean.fraction", [0.0, 1.0, -0.5, NAN]),
+        ("attack.poison_rate", [0.0, 1.5, -0.1, NAN]),
+        ("defense.ft.learning_rate", [0.0, -0.1, NAN]),
+        ("defense.ft_sam.learning_rate", [0.0]),
+        ("defense.ft_sam.radius", [-1.0, NAN]),
+        ("defense.fip.learning_rate", [0.0]),
+        ("defense.fip.eta_f", [-1e-5, NAN]),
+        ("defense.fip.eta_r", [-1.0, NAN]),
+        ("defense.fip.radius", [-0.1]),
+        ("defense.fip.num_probes", [0]),
+        ("dataset.mean", [(0.5, 0.5), (0.5,) * 4]),
+        ("dataset.std", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, -1.0, 1.0)]),
+    ],
+)
+def test_refusals_name_the_key_and_what_was_found(key, values):
+    for value in values:
+        with pytest.raises(UserError) as caught:
+            check_config(config_with(key, value))
+        message = str(caught.value)
+        assert message.startswith((f"{key}: found {value}", f"{key}: found {value!r}"))
+        assert "expected" in message
+
+
+def test_the_least_that_passes():
+    for key, value in (
+        ("seed", 0),
+        ("defense.momentum", 0.0),
+        ("defense.fip.eta_r", 0.0),
+        ("defense.fip.num_probes", 1),
+        ("report.checkpoint_seconds", 0.0),
+        ("dataset.crop_padding", 0),
+        ("victim.weight_decay", 0.0),
+        ("attack.poison_rate", 1.0),
+    ):
+        check_config(config_with(key, value))
+
+
+def test_names():
+    for key, names in (
+        ("model.name", MODELS),
+        ("attack.name", ["none", *ATTACKS]),
+        ("defense.name", METHODS),
+    ):
+        for name in names:
+            check_config(config_with(key, name))
+        with pytest.raises(UserError) as caught:
+            check_config(config_with(key, "nothing"))
+        assert all(name in str(caught.value) for name in names)
+
+
+def test_a_victim_without_a_backdoor_needs_no_poison_rate():
+    config = config_with("attack.name", "none")
+    config.attack.poison_rate = 0.0
+    check_config(config)
+
+
+def settings_of(method):
+    config = config_with("defense.name", method)
+    config.defense.steps = 12
+    config.defense.momentum = 0.5
+    config.defense.ft.learning_rate = 0.01
+    config.defense.ft_sam.update({"learning_rate": 0.02, "radius": 1.5, "adaptive": True})
+    config.defense.fip.update({"learning_rate": 0.03, "eta_f": 0.25, "eta_r": 4.0, "num_probes": 3})
+    return defense_settings(config)
+
+
+def test_methods():
+    for method, rate in (("ft", 0.01), ("ft_sam", 0.02), ("fip", 0.03)):
+        found = settings_of(method)
+        assert (found.learning_rate, found.num_steps, found.momentum) == (rate, 12, 0.5)
+        assert (found.weight_decay, found.warmup) == (0.0, 0.0)
+    found = settings_of("ft")
+    assert (found.eta_f, found.eta_r, found.radius) == (0.0, 0.0, 0.0)
+    found = settings_of("ft_sam")
+    assert (found.eta_f, found.eta_r, found.radius, found.adaptive) == (0.0, 0.0, 1.5, True)
+    found = settings_of("fip")
+    assert (found.eta_f, found.eta_r, found.num_probes, found.radius) == (0.25, 4.0, 3, 0.0)
+
+
+@pytest.mark.parametrize(
+    "num_images, batch_size, steps",
+    [
+        # Whole batches in an epoch, times 3 epochs; fewer images than a batch are one batch.
+        (1000, 128, 3 * 7),
+        (1024, 128, 3 * 8),
+        (100, 128, 3),
+    ],
+)
+def test_victim_steps_by_hand(num_images, batch_size, steps):
+    config = default_config()
+    config.victim.update({"epochs": 3, "batch_size": batch_size, "learning_rate": 0.3, "momentum": 0.8})
+    config.victim.update({"weight_decay": 0.01, "warmup": 0.1})
+    found = victim_settings(config, num_images)
+    assert found.num_steps == steps
+    assert (found.learning_rate, found.momentum, found.weight_decay, found.warmup) == (0.3, 0.8, 0.01, 0.1)
+    assert (found.eta_f, found.eta_r, found.radius) == (0.0, 0.0, 0.0)

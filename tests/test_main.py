@@ -1,0 +1,78 @@
+"""The command line: one clear sentence and exit status 2 for what the user can put right, and nothing left behind."""
+
+import pytest
+from small_runs import ROOT, command, finish, prepare_small_signs
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    prepare_small_signs(path)
+    return path
+
+
+def refusal(arguments):
+    """The one line on standard error of a command that is refused."""
+    status, _, err = finish(arguments)
+    assert status == 2, err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("fip_jax: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"attack__name": "badnet"}, ["attack.name", "'badnet'", "badnets"]),
+        ({"model__name": "resnet"}, ["model.name", "'resnet'", "small_vgg"]),
+        ({"dataset__name": "no_such_set"}, ["dataset.name", "'no_such_set'", "rendered_signs"]),
+        ({"attack__target": 43}, ["attack.target", "43", "0 to 42"]),
+        ({"clean__fraction": 0.001}, ["clean.fraction", "0.001", "larger"]),
+        ({"no__such__key": 1}, ["no"]),
+        ({"victim__epochs": "many"}, ["victim.epochs", "many"]),
+        ({"victim__checkpoint": "/no/such/model"}, ["victim.checkpoint", "/no/such/model"]),
+    ],
+)
+def test_wrong_settings_are_refused_and_leave_no_trace(changes, expected, data_dir, tmp_path):
+    message = refusal(command(tmp_path / "run", data_dir, **changes))
+    assert all(part in message for part in expected), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_flags_and_files_are_named(data_dir, tmp_path):
+    arguments = command(tmp_path / "run", data_dir)
+    assert "--workdir" in refusal([a for a in arguments if not a.startswith("--workdir")])
+    missing = [a.replace("quickstart.py", "missing.py") for a in arguments]
+    assert "missing.py" in refusal(missing)
+    assert "'stray'" in refusal([*arguments, "stray"])
+
+
+def test_archives_missing_without_network(tmp_path):
+    arguments = command(tmp_path / "run", tmp_path / "data", dataset__manual_dir=tmp_path)
+    arguments = [a.replace("quickstart.py", "gtsrb.py:cpu") for a in arguments]
+    message = refusal(arguments)
+    assert "GTSRB_Final_Training_Images.zip" in message
+    assert "dataset.manual_dir" in message
+
+
+def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_path):
+    arguments = command(tmp_path / "run", data_dir, attack__name="none", defense__name="ft", victim__epochs=1)
+    status, out, err = finish(arguments)
+    assert status == 0, err
+    assert "unknown" in out  # no trigger, no ASR
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    promised = {"summary.json", "metrics.jsonl", "config.json", "figures", "checkpoints", "victim", "purified"}
+    assert promised <= found
+    pictures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert pictures == {"examples.png", "purification.png", "victim.png"}
+    message = refusal([*arguments, "--config.seed=7"])
+    assert "seed (was 0, is 7)" in message
+    status, out, _ = finish(arguments)
+    assert status == 0
+    assert "finished before" in out
+
+
+def test_configs_open_with_their_command():
+    for file in (ROOT / "configs").glob("*.py"):
+        assert f"python -m fip_jax.main --config=configs/{file.name}" in file.read_text()[:600]

@@ -1,0 +1,57 @@
+"""Kill -9 at any moment: the next run with the same workdir ends with the same numbers."""
+
+import json
+import random
+import time
+
+import pytest
+from small_runs import command, finish, prepare_small_signs, start
+
+TIMES = {"seconds"}
+
+
+def numbers(workdir):
+    """`summary.json` without what is measured in seconds."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key not in TIMES}
+
+
+def kill_in(phase, arguments, workdir, delay):
+    """Starts a run, waits until it has checkpointed a step of `phase` anew, and kills it `delay` later."""
+    folder = workdir / "checkpoints" / phase
+    before = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    process = start(arguments)
+    while process.poll() is None:
+        if folder.exists() and {path.name for path in folder.iterdir() if path.name.isdigit()} - before:
+            time.sleep(delay)
+            process.kill()
+            break
+        time.sleep(0.01)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    prepare_small_signs(path)
+    return path
+
+
+def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
+    straight = command(tmp_path / "straight", data_dir)
+    status, _, err = finish(straight)
+    assert status == 0, err
+    broken = command(tmp_path / "broken", data_dir, report__checkpoint_seconds=0.0)
+    moments = random.Random(0)
+    statuses = [
+        kill_in(phase, broken, tmp_path / "broken", moments.uniform(0, 0.3))
+        for phase in ("victim", "purify")
+        for _ in range(3)
+    ]
+    assert statuses == [-9] * 6
+    status, _, err = finish(broken)
+    assert status == 0, err
+    assert numbers(tmp_path / "broken") == numbers(tmp_path / "straight")
+    rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("broken", "straight")]
+    assert rows[0] == rows[1]
