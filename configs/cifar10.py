@@ -12,6 +12,8 @@ from fip_jax.config import default_config
 
 def get_config(machine: str = "gpu"):
     """`gpu`: a PreActResNet18; `cpu`: a small VGG that two cores can train."""
+    if machine not in ("gpu", "cpu"):
+        raise ValueError(f"found {machine!r}, expected gpu or cpu")
     config = default_config()
     config.dataset.name = "cifar10"
     config.dataset.mean = (0.4914, 0.4822, 0.4465)

@@ -11,6 +11,8 @@ from fip_jax.config import default_config
 
 def get_config(machine: str = "gpu"):
     """`gpu`: a PreActResNet18; `cpu`: a small VGG that two cores can train."""
+    if machine not in ("gpu", "cpu"):
+        raise ValueError(f"found {machine!r}, expected gpu or cpu")
     config = default_config()
     config.dataset.name = "gtsrb"
     config.attack.name = "badnets"

@@ -13,5 +13,5 @@ def get_config():
     config.model.width = 16
     config.clean.fraction = 0.05
     config.victim.epochs = 8
-    config.defense.steps = 100
+    config.defense.steps = 200
     return config

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def _writable(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
 
 
+def _checksum(tree: PyTree) -> int:
+    """CRC-32 over all leaves: Orbax itself checks its index, but not the arrays."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        total = zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes(), total)
+    return total
+
+
+def _check(tree: PyTree, like: PyTree, checksum: int) -> None:
+    """Raises ValueError unless `tree` has the types of `like` and this checksum."""
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            raise ValueError("leaves of another type")
+    if _checksum(tree) != checksum:
+        raise ValueError("checksum does not match")
+
+
 def _abstract(tree: PyTree) -> PyTree:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
@@ -55,7 +75,9 @@ class Checkpoints:
     def save(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
         """Writes `state` and JSON-like `notes`; returns when they are on disk."""
         with _writable(self.path):
-            self._checkpointer.save_checkpointables(step, {"state": state, "notes": notes})
+            self._checkpointer.save_checkpointables(
+                step, {"state": state, "notes": {**notes, "checksum": _checksum(state)}}
+            )
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """(state, notes) of the last checkpoint, shaped as `like`, or None where there is none.
@@ -68,11 +90,14 @@ class Checkpoints:
         step = self._checkpointer.latest.step
         with _readable(self.path / str(step), "delete this folder to go on from the checkpoint before it"):
             saved = self._checkpointer.load_checkpointables(step, {"state": _abstract(like), "notes": None})
-            return saved["state"], saved["notes"]
+            notes = dict(saved["notes"])
+            _check(saved["state"], like, notes.pop("checksum"))
+            return saved["state"], notes
 
     def close(self) -> None:
         """Ends the background threads."""
-        self._checkpointer.close()
+        with _writable(self.path):
+            self._checkpointer.close()
 
 
 def save_model(path: Path, params: PyTree, model_state: PyTree, description: dict[str, Any]) -> None:
@@ -86,7 +111,9 @@ def save_model(path: Path, params: PyTree, model_state: PyTree, description: dic
     """
     network = {"params": params, "model_state": model_state}
     with _writable(path):
-        ocp.save_checkpointables(path, {"network": network, "description": description})
+        ocp.save_checkpointables(
+            path, {"network": network, "description": {**description, "checksum": _checksum(network)}}
+        )
 
 
 def load_description(path: Path) -> dict[str, Any]:
@@ -95,10 +122,12 @@ def load_description(path: Path) -> dict[str, Any]:
     Raises:
       UserError: the folder does not exist or is not a model of ours.
     """
-    if not path.is_dir() or not ocp.is_orbax_checkpoint(path):
+    if not (path / "description").is_dir() or not ocp.is_orbax_checkpoint(path):
         raise UserError(f"victim.checkpoint: found no model at {path}, expected a folder written by fip_jax")
     with _readable(path, "expected a folder written by fip_jax"):
-        return ocp.load_checkpointables(path, {"description": None})["description"]
+        found = dict(ocp.load_checkpointables(path, {"description": None})["description"])
+        found.pop("checksum")
+        return found
 
 
 def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
@@ -109,7 +138,9 @@ def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree,
     """
     like = {"params": params, "model_state": model_state}
     with _readable(path, "expected the weights of the network that its description names"):
-        network = ocp.load_checkpointables(path, {"network": _abstract(like)})["network"]
+        saved = ocp.load_checkpointables(path, {"network": _abstract(like), "description": None})
+        network = saved["network"]
+        _check(network, like, saved["description"]["checksum"])
     for leaf in jax.tree.leaves(network):
         if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(f"{path}: found weights that are not finite, expected numbers")

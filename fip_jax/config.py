@@ -57,19 +57,21 @@ def default_config() -> ConfigDict:
     config.defense = ConfigDict()  # read by purify.py
     config.defense.name = "fip"  # fip, ft, ft_sam
     config.defense.steps = 200
-    config.defense.batch_size = 128
+    config.defense.batch_size = 64
     config.defense.momentum = 0.9
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
-    config.defense.ft = ConfigDict({"learning_rate": 0.1})
-    config.defense.ft_sam = ConfigDict({"learning_rate": 0.1, "radius": 2.0, "adaptive": True})
+    config.defense.ft = ConfigDict({"learning_rate": 0.3})
+    config.defense.ft_sam = ConfigDict({"learning_rate": 0.2, "radius": 1.0, "adaptive": True})
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.1,
-            "eta_f": 1e-5,
-            "eta_r": 1.0,
-            "radius": 0.0,
-            "adaptive": False,
+            "learning_rate": 0.2,
+            "eta_f": 1e-3,
+            "trace_limit": 0.3,  # times the norm of the loss's gradient
+            "trace_batch_size": 16,
             "num_probes": 1,
+            "eta_r": 0.3,
+            "radius": 1.0,
+            "adaptive": True,
         }
     )
 
@@ -103,6 +105,10 @@ _NOT_NEGATIVE = ("seed", "dataset.crop_padding", "victim.weight_decay", "report.
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
 
 
+# Of a method's settings, where it is not 0; a learning rate of 0 would do nothing.
+_LOWEST = {"num_probes": 1, "trace_batch_size": 1, "learning_rate": 1e-8}
+
+
 def check_config(config: ConfigDict) -> None:
     """Refuses what can be refused before any work is done.
 
@@ -123,9 +129,9 @@ def check_config(config: ConfigDict) -> None:
         _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
     for method in METHODS:
         for name, value in config.defense[method].items():
-            low = 1 if name == "num_probes" else 0
-            if value < low or (name == "learning_rate" and value == 0):
-                raise UserError(f"defense.{method}.{name}: found {value}, expected a number above {low}")
+            low = _LOWEST.get(name, 0)
+            if not value >= low:
+                raise UserError(f"defense.{method}.{name}: found {value}, expected at least {low}")
     for key in ("mean", "std"):
         _expect(config, f"dataset.{key}", lambda value: len(value) == 3, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")

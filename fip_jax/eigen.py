@@ -71,7 +71,9 @@ def power_iteration(
             f"num_pairs: expected 1 to {flat.size} (the number of parameters), found {num_pairs}"
         )
     if num_guards < 0 or max_iterations < 1:
-        raise ValueError(f"expected num_guards >= 0, max_iterations >= 1, found {num_guards}, {max_iterations}")
+        raise ValueError(
+            f"expected num_guards >= 0, max_iterations >= 1, found {num_guards}, {max_iterations}"
+        )
     block = min(num_pairs + num_guards, flat.size)
 
     basis = jnp.linalg.qr(jax.random.normal(key, (flat.size, block), flat.dtype))[0]

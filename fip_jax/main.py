@@ -17,7 +17,14 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def _main(_: list[str]) -> None:
     # Imported here, so that a mistyped flag is answered at once.
+    import jax
+
     from fip_jax import experiment
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "fip_jax" / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
     try:
         experiment.run(_CONFIG.value, Path(_WORKDIR.value))

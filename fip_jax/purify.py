@@ -10,6 +10,7 @@ Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,10 +33,12 @@ class Settings:
       num_steps: length of the run; the schedule ends there.
       warmup: fraction of the steps over which the learning rate rises linearly from zero.
       eta_f: weight of the trace of the Fisher matrix.
+      trace_limit: largest norm of the trace term's gradient, as a multiple of the norm of the loss's.
       eta_r: weight of the pull towards the anchor.
       radius: SAM radius; 0 switches SAM off.
       adaptive: adaptive SAM.
       num_probes: probes of the trace estimate in each step.
+      trace_batch_size: examples of each batch that the trace is estimated on; None for all.
     """
 
     learning_rate: float
@@ -44,10 +47,12 @@ class Settings:
     weight_decay: float = 0.0
     warmup: float = 0.0
     eta_f: float = 0.0
+    trace_limit: float = math.inf
     eta_r: float = 0.0
     radius: float = 0.0
     adaptive: bool = False
     num_probes: int = 1
+    trace_batch_size: int | None = None
 
 
 class Objective(NamedTuple):
@@ -155,32 +160,43 @@ def gradient(objective: Objective, settings: Settings, state: State, batch: PyTr
       so that BatchNorm statistics never see perturbed weights.
     """
     loss_key, probe_key = jax.random.split(key)
+    loss_fn = jax.value_and_grad(
+        lambda params: objective.loss_fn(params, state.model_state, batch, loss_key), has_aux=True
+    )
+    params = state.params
+    (loss, model_state), result = loss_fn(params)
+    if settings.radius:
+        away = sam.perturbation(params, result, settings.radius, settings.adaptive)
+        params = jax.tree.map(jnp.add, params, away)
+        _, result = loss_fn(params)
+    if not settings.eta_f:
+        return result, loss, jnp.zeros_like(loss), model_state
 
-    def loss_fn(params):
-        return objective.loss_fn(params, state.model_state, batch, loss_key)
+    examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], batch)
 
-    def regularised(params):
-        loss, model_state = loss_fn(params)
-        if not settings.eta_f:
-            return loss, (loss, jnp.zeros_like(loss), model_state)
-        trace = fisher.estimate_trace(
+    def trace_fn(params):
+        return fisher.estimate_trace(
             lambda p, example: objective.log_prob_fn(p, state.model_state, example),
             params,
-            batch,
+            examples,
             probe_key,
             settings.num_probes,
         )
-        return loss + settings.eta_f * trace, (loss, trace, model_state)
 
-    params = state.params
-    if settings.radius:
-        (loss, model_state), ascent = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        away = sam.perturbation(params, ascent, settings.radius, settings.adaptive)
-        params = jax.tree.map(jnp.add, params, away)
-    result, (loss_there, trace, model_state_there) = jax.grad(regularised, has_aux=True)(params)
-    if settings.radius:
-        return result, loss, trace, model_state
-    return result, loss_there, trace, model_state_there
+    trace, smoothing = jax.value_and_grad(trace_fn)(params)
+    return add_smoothing(result, smoothing, settings), loss, trace, model_state
+
+
+def add_smoothing(loss_gradient: PyTree, trace_gradient: PyTree, settings: Settings) -> PyTree:
+    """The sum of the loss's gradient and eta_f times the trace's, the latter kept to `trace_limit`.
+
+    Tr F differs by orders of magnitude between networks and soars where a large step has left a minimum. The
+    limit, a multiple of the norm of the loss's gradient, lets one eta_f serve them all.
+    """
+    allowed = settings.trace_limit * optax.tree.norm(loss_gradient)
+    norm = settings.eta_f * optax.tree.norm(trace_gradient)
+    factor = settings.eta_f * jnp.where(norm > allowed, allowed / jnp.where(norm > 0, norm, 1), 1)
+    return jax.tree.map(lambda g, t: g + factor.astype(t.dtype) * t, loss_gradient, trace_gradient)
 
 
 def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:

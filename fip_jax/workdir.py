@@ -29,7 +29,10 @@ def read_json(path: Path) -> Any:
       UserError: not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: expected JSON written by fip_jax, found something else ({error})"

@@ -114,43 +114,39 @@ def flipped(data, position):
 
 DAMAGES = {
     "deleted": lambda data: None,
-    "emptied": lambda data: b"",
     "cut": lambda data: data[: len(data) // 2],
-    "overwritten": lambda data: bytes(len(data)),
-    "flipped at a third": lambda data: flipped(data, len(data) // 3),
-    "flipped at two thirds": lambda data: flipped(data, 2 * len(data) // 3),
+    "flipped": lambda data: flipped(data, len(data) // 2),
 }
 
 
-def silent_damages(path, damages, read):
-    """[(file, damage)] for which `read` gives something wrong; a UserError that names the folder is right."""
+def read_wrongly(path, kind, read):
+    """Files whose damage makes `read` give something wrong; a UserError that names the folder is right."""
     wrong = []
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         content = file.read_bytes()
-        for name, damage in damages.items():
-            damaged = damage(content) if content else b"x"
-            file.unlink() if damaged is None else file.write_bytes(damaged)
-            try:
-                if not read():
-                    wrong.append((str(file.relative_to(path)), name))
-            except UserError as error:
-                assert str(path) in str(error)
-            file.write_bytes(content)
+        damaged = DAMAGES[kind](content) if content else b"x"
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        try:
+            if not read():
+                wrong.append(str(file.relative_to(path)))
+        except UserError as error:
+            assert str(path) in str(error)
+        file.write_bytes(content)
     return wrong
 
 
-# The weights of a small state lie in Orbax's index, those of a larger one in files of their own.
-@pytest.mark.parametrize("size", [2, 60])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_checkpoint_is_never_read_as_something_else(tmp_path, size, kind):
-    original = state_of(2, size)
+def test_a_damaged_checkpoint_is_never_read_as_something_else(tmp_path, kind):
+    # Small leaves lie in Orbax's index, which has checksums; the kernels of 60 x 60 lie in files of their own.
+    original = state_of(2, 60)
     save(tmp_path, [1, 2], original)
 
     def read():
-        state, notes = restore(tmp_path, state_of(99, size))
+        state, notes = restore(tmp_path, state_of(99, 60))
         return bits(state) == bits(original) and notes == NOTES
 
-    assert silent_damages(tmp_path / "2", {kind: DAMAGES[kind]}, read) == []
+    assert read()
+    assert read_wrongly(tmp_path / "2", kind, read) == []
 
 
 class Other(NamedTuple):
@@ -225,14 +221,27 @@ def test_another_structure_is_refused(model):
             load_model(model, params, STATISTICS)
 
 
-@pytest.mark.parametrize("kind", ["deleted", "cut"])
-def test_a_damaged_model_is_never_read_as_something_else(model, kind):
-    def read():
-        if load_description(model) != DESCRIPTION:
-            return False
-        return bits(load_model(model, zeros(PARAMS), zeros(STATISTICS))) == bits((PARAMS, STATISTICS))
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_model_is_never_read_as_something_else(tmp_path, kind):
+    path, params = tmp_path / "model", {**PARAMS, **state_of(0, 60).params["layers"][0]}
+    save_model(path, params, STATISTICS, DESCRIPTION)
 
-    assert silent_damages(model, {kind: DAMAGES[kind]}, read) == []
+    def read():
+        if load_description(path) != DESCRIPTION:
+            return False
+        return bits(load_model(path, zeros(params), zeros(STATISTICS))) == bits((params, STATISTICS))
+
+    assert read()
+    assert read_wrongly(path, kind, read) == []
+
+
+def test_a_half_written_model_is_none_and_in_nobody_s_way(model):
+    half = model.with_name("model.orbax-checkpoint-tmp")
+    model.rename(half)
+    with pytest.raises(UserError, match="found no model"):
+        load_description(model)
+    save_model(model, PARAMS, STATISTICS, {"seed": 4})
+    assert load_description(model) == {"seed": 4}
 
 
 @pytest.fixture
@@ -248,7 +257,7 @@ def small_disk(tmp_path):
     ):
         pytest.skip("no file system can be mounted here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def large(seed):
@@ -256,19 +265,28 @@ def large(seed):
     return {"t": jnp.asarray(np.random.default_rng(seed).normal(size=(512, 1024)), jnp.float32)}
 
 
+def error_of(act):
+    """(type, errno) of what `act` raises."""
+    try:
+        act()
+    except Exception as error:
+        return type(error), getattr(error, "errno", None)
+    return None
+
+
 def test_a_full_disk(small_disk):
-    with pytest.raises(OSError, match="No space left") as caught:
-        save_model(small_disk / "model", large(0), {}, DESCRIPTION)
-    assert caught.value.errno == errno.ENOSPC
+    full = (OSError, errno.ENOSPC)
+    assert error_of(lambda: save_model(small_disk / "model", large(0), {}, DESCRIPTION)) == full
     # Whole or not at all.
     assert not (small_disk / "model").exists()
+    for folder in small_disk.iterdir():
+        shutil.rmtree(folder)
 
     few = {"t": jnp.arange(4.0)}
     save(small_disk / "run", [1], few)
     checkpoints = Checkpoints(small_disk / "run")
-    with pytest.raises(OSError, match="No space left") as caught:
-        checkpoints.save(2, large(1), NOTES)
-    assert caught.value.errno == errno.ENOSPC
-    checkpoints.close()
+    assert error_of(lambda: checkpoints.save(2, large(1), NOTES)) == full
+    # Closing, which comes after, must not put another error in its place.
+    assert error_of(checkpoints.close) in (None, full)
     assert bits(restore(small_disk / "run", few)[0]) == bits(few)
     gc.collect()

@@ -62,7 +62,15 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     assert status == 0, err
     assert "unknown" in out  # no trigger, no ASR
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    promised = {"summary.json", "metrics.jsonl", "config.json", "figures", "checkpoints", "victim", "purified"}
+    promised = {
+        "summary.json",
+        "metrics.jsonl",
+        "config.json",
+        "figures",
+        "checkpoints",
+        "victim",
+        "purified",
+    }
     assert promised <= found
     pictures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     assert pictures == {"examples.png", "purification.png", "victim.png"}

@@ -122,7 +122,8 @@ def patch_due(monkeypatch, interval):
         ("step", 5),
         ("step", 11),
         ("measure", 1),
-        ("measure", 3),
+        ("measure", 2),
+        ("measure", 4),
         ("before saving", 1),
         ("before saving", 2),
         ("before saving", 4),
@@ -131,7 +132,7 @@ def patch_due(monkeypatch, interval):
     ],
 )
 def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path, monkeypatch, undisturbed, where, at):
-    # Rows at 4, 8 and 11, checkpoints at 3, 6, 9 and 11: the mean of a row spans checkpoints.
+    # Rows at 0, 4, 8 and 11, checkpoints at 3, 6, 9 and 11: the mean of a row spans checkpoints.
     patch_due(monkeypatch, 3)
     crash = Crash(where, at)
     patch_crash(monkeypatch, crash)
@@ -162,7 +163,9 @@ def test_a_run_stopped_at_every_step(tmp_path, monkeypatch, undisturbed):
 def test_rows_have_the_means_of_their_interval(tmp_path, undisturbed):
     found = []
     purify.run(STEP, start(), None, DATA, NUM_STEPS, lambda _, __, metrics: found.append(metrics))
-    rows = undisturbed[1]
+    before, *rows = undisturbed[1]
+    # The start, where t = 2, has rates but no loss yet.
+    assert before == {"phase": "purify", "step": 0, "loss": None, "trace": None, "acc": 2.0, "asr": None}
     assert [row["step"] for row in rows] == [4, 8, 11]
     assert [row["phase"] for row in rows] == ["purify"] * 3
     for row, (first, last) in zip(rows, [(0, 4), (4, 8), (8, 11)], strict=True):
@@ -182,7 +185,7 @@ def test_steps_that_were_skipped_do_not_count(tmp_path):
     data = DATA.at[jnp.array([1, 4, 5, 6, 7])].set(jnp.nan)
     found = []
     purify.run(STEP, start(), None, data, NUM_STEPS, lambda _, __, metrics: found.append(float(metrics.loss)))
-    outcome, rows = run(tmp_path, data=data)
+    outcome, (_, *rows) = run(tmp_path, data=data)
     assert [row["skipped"] for row in rows] == [1, 5, 5]
     assert rows[0]["loss"] == pytest.approx(np.mean([found[k] for k in (0, 2, 3)]), rel=1e-12)
     assert rows[1]["loss"] is None
@@ -231,8 +234,8 @@ def test_seconds_leave_out_the_measurements(tmp_path):
 
     before = time.monotonic()
     outcome, _ = run(tmp_path, measure=slow)
-    # Three measurements.
-    assert 0 < outcome.seconds <= time.monotonic() - before - 0.6
+    # Four measurements: at the start and after 4, 8 and 11 steps.
+    assert 0 < outcome.seconds <= time.monotonic() - before - 0.8
 
 
 def test_seconds_add_up_over_starts(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed
     """
     if not 0 < alpha <= 1:
         raise UserError(f"attack.blend.alpha: found {alpha}, expected a number above 0 and at most 1")
+    if pattern_seed < 0:
+        raise UserError(f"attack.blend.pattern_seed: found {pattern_seed}, expected at least 0")
     pattern = np.random.default_rng(pattern_seed).integers(0, 256, image_shape).astype(np.float32)
 
     def stamp(images: np.ndarray) -> np.ndarray:

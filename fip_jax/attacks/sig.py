@@ -21,7 +21,7 @@ def sig(
       amplitude: of the stripes, in grey levels of 255.
       frequency: stripes across the width.
     """
-    if not 0 < amplitude <= 255 or frequency <= 0:
+    if not 0 < amplitude <= 255 or not frequency > 0:
         raise UserError(
             f"attack.sig: found amplitude={amplitude}, frequency={frequency}, expected an amplitude above 0 and "
             f"at most 255 and a frequency above 0"

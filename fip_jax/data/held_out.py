@@ -42,7 +42,7 @@ def hold_out(
             order = np.random.default_rng([seed, 1, label, int(track)]).permutation(frames)
             chosen = order[: min(quota, max_per_track)]
             clean.append(chosen)
-            given[frames] = True
+            given[tracks == track] = True
             quota -= len(chosen)
             if not quota:
                 break

@@ -75,7 +75,7 @@ def _builder(name: str, data_dir: str, crop: bool) -> tfds.core.DatasetBuilder:
         if name in OWN_BUILDERS:
             return OWN_BUILDERS[name](**options)
         return tfds.builder(name, **options)
-    except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError, ImportError) as error:
+    except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
         raise UserError(
             f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)} or the name of a TFDS data set"
         ) from error

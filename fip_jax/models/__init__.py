@@ -29,7 +29,12 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     """
     if name not in MODELS:
         raise UserError(f"model.name: found {name!r}, expected one of {', '.join(sorted(MODELS))}")
-    known = set(inspect.signature(MODELS[name].__init__).parameters) - {"self", "num_classes", "image_size", "rngs"}
+    known = set(inspect.signature(MODELS[name].__init__).parameters) - {
+        "self",
+        "num_classes",
+        "image_size",
+        "rngs",
+    }
     for option, value in options.items():
         if option not in known:
             raise UserError(f"model.{option}: the network {name} has no such option")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
         found = [(row["step"], row[name]) for row in rows if row[name] is not None]
         axis.plot(*zip(*found, strict=True), color="#444444", marker=".")
         axis.set(ylabel=label)
-        if min(value for _, value in found) > 0:
+        if found and min(value for _, value in found) > 0:
             axis.set_yscale("log")
     axes[-1].set(xlabel="step")
     for axis in axes:
@@ -97,7 +96,8 @@ def draw_examples(
       count: images.
     """
     test, triggered = material.test, material.triggered
-    shown = np.arange(count) if triggered is None else triggered.indices[:count]
+    shown = np.arange(min(count, len(test.labels))) if triggered is None else triggered.indices[:count]
+    count = min(count, len(shown))
     rows = [("clean", test.images[shown], test.labels[shown])]
     if triggered is not None:
         rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
@@ -117,7 +117,8 @@ def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int],
     axis.imshow(image, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     for line, (when, answer) in enumerate(zip(("before", "after"), answers, strict=True)):
-        said = textwrap.shorten(names[answer], 22, placeholder="…")
+        said = names[answer] if len(names[answer]) <= 22 else names[answer][:21] + "…"
+        said = said.replace("$", r"\$")
         axis.text(
             0.5,
             -0.08 - 0.11 * line,

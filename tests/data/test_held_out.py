@@ -106,6 +106,7 @@ def test_seeds():
     first, same, other = (hold_out(split, 2, 0.05, 4, seed) for seed in (0, 0, 1))
     assert [numbers(side) for side in first] == [numbers(side) for side in same]
     assert set(numbers(first[1])) != set(numbers(other[1]))
+    assert set(first[1].tracks) != set(other[1].tracks)
     # From all over a class, not its first or its last tracks.
     chosen = numbers(hold_out(split_of([1000]), 1, 0.05, 1, seed=0)[1])
     assert 0.25 < np.mean([position > 500 for position in chosen]) < 0.75
