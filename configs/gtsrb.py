@@ -17,7 +17,7 @@ def get_config(machine: str = "gpu"):
     config.dataset.name = "gtsrb"
     config.attack.name = "badnets"
     config.attack.target = 8
-    config.victim.epochs = 12
+    config.victim.epochs = 10
     if machine == "gpu":
         config.model.name = "preact_resnet18"
         config.model.width = 64
