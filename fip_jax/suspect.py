@@ -66,6 +66,11 @@ def load(config: ConfigDict, num_classes: int) -> Suspect:
     """
     path = Path(config.victim.checkpoint).absolute()
     description = checkpoint.load_description(path)
+    missing = [key for key in describe(config, num_classes) if key not in description]
+    if missing or not isinstance(description["model"], dict) or "name" not in description["model"]:
+        raise UserError(
+            f"victim.checkpoint: the description in {path} lacks {', '.join(missing) or 'model.name'}"
+        )
     for key, expected in (("num_classes", num_classes), ("image_size", config.dataset.image_size)):
         if description.get(key) != expected:
             raise UserError(

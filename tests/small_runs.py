@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from fip_jax.data.rendered_signs import RenderedSigns, builder
 
 ROOT = Path(__file__).parent.parent
+
+# Compiled programs are kept between the commands of one test session, and only there.
+CACHE = tempfile.TemporaryDirectory(prefix="fip_jax_compiled_")
 
 SMALL = {
     "model.width": 4,
@@ -48,7 +52,7 @@ def command(workdir: Path, data_dir: Path, **changes: object) -> list[str]:
 
 def start(arguments: list[str], cwd: Path = ROOT) -> subprocess.Popen:
     """Starts a command with this checkout importable; its output is piped as text."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": CACHE.name}
     return subprocess.Popen(
         arguments, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
