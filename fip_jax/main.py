@@ -21,13 +21,13 @@ def _main(_: list[str]) -> None:
 
     from fip_jax import experiment
 
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "fip_jax" / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
     try:
-        experiment.run(_CONFIG.value, Path(_WORKDIR.value))
+        experiment.run(_CONFIG.value, Path(str(_WORKDIR.value)))
     except UserError as error:
         _refuse(str(error))
     except OSError as error:

@@ -72,7 +72,8 @@ def split_module(
     module: nnx.Module, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3
 ) -> tuple[Network, PyTree, PyTree]:
     """(network, params, model_state) of a module; `mean` and `std` normalise images in [0, 1]."""
-    graphdef, params, statistics, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    params, statistics, rest = states
     return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
 

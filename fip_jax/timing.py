@@ -18,9 +18,9 @@ class Clock:
         self.compile = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration: float, **_: object) -> None:
+    def _on_event(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event in _COMPILE_EVENTS:
-            self.compile += duration
+            self.compile += duration_secs
 
 
 _clock = Clock()

@@ -26,7 +26,8 @@ class Split(NamedTuple):
 
     def take(self, indices: np.ndarray) -> "Split":
         """The examples at `indices`."""
-        return Split(*(None if column is None else column[indices] for column in self))
+        tracks = None if self.tracks is None else self.tracks[indices]
+        return Split(self.images[indices], self.labels[indices], tracks)
 
 
 class DataSet(NamedTuple):

@@ -1,6 +1,7 @@
 """The networks by name."""
 
 import inspect
+from typing import Any
 
 from flax import nnx
 
@@ -8,7 +9,7 @@ from fip_jax.errors import UserError
 from fip_jax.models.preact_resnet18 import PreActResNet18
 from fip_jax.models.small_vgg import SmallVgg
 
-MODELS: dict[str, type[nnx.Module]] = {
+MODELS: dict[str, Any] = {
     "preact_resnet18": PreActResNet18,
     "small_vgg": SmallVgg,
 }

@@ -67,9 +67,9 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     axes = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[2.2] + [1.0] * len(panels))
     steps = [row["step"] for row in rows]
     for name, colour in RATE_COLOURS.items():
-        values = [row.get(name) for row in rows]
-        if values and values[-1] is not None:
-            axes[0].plot(steps, [100 * v for v in values], color=colour, marker=".", label=RATE_NAMES[name])
+        rates = [row.get(name) for row in rows]
+        if all(rate is not None for rate in rates):
+            axes[0].plot(steps, 100 * np.array(rates), color=colour, marker=".", label=RATE_NAMES[name])
     axes[0].set(ylabel="%", ylim=(-3, 103), title=title)
     axes[0].legend(loc="center right", fontsize=8)
     for axis, (name, label) in zip(axes[1:], panels.items(), strict=True):
