@@ -8,12 +8,13 @@ ArrayRecord elsewhere.
 """
 
 from fip_jax.config import default_config
+from fip_jax.errors import UserError
 
 
 def get_config(machine: str = "gpu"):
     """`gpu`: a PreActResNet18; `cpu`: a small VGG that two cores can train."""
     if machine not in ("gpu", "cpu"):
-        raise ValueError(f"found {machine!r}, expected gpu or cpu")
+        raise UserError(f"--config: found {machine!r} after the colon, expected gpu or cpu")
     config = default_config()
     config.dataset.name = "cifar10"
     config.dataset.mean = (0.4914, 0.4822, 0.4465)

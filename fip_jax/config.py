@@ -1,5 +1,6 @@
 """Every setting of a run with its default; `configs/` changes some of them, the command line any."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of everything random: data splits, trigger, weights, batches, probes
 
-    config.dataset = ConfigDict()  # read by data/source.py
+    config.dataset = ConfigDict()  # read by material.py and data/
     config.dataset.name = "rendered_signs"  # gtsrb, rendered_signs, or any TFDS image classification set
     config.dataset.data_dir = ""  # prepared data sets; empty: TFDS's default
     config.dataset.manual_dir = ""  # archives downloaded by hand
@@ -36,13 +37,15 @@ def default_config() -> ConfigDict:
     config.attack.name = "badnets"  # none, badnets, blend, sig
     config.attack.mode = "all_to_one"  # or all_to_all: class y becomes y + 1
     config.attack.target = 0
-    config.attack.poison_rate = 0.1  # fraction of the whole training set
+    config.attack.poison_rate = 0.1  # fraction of the training images that are not held out
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
 
-    config.victim = ConfigDict()  # read by victim.py
-    config.victim.checkpoint = ""  # a folder written by fip_jax (victim/ or purified/); empty: train one
+    config.victim = ConfigDict()  # read by suspect.py
+    config.victim.checkpoint = (
+        ""  # victim/ of an earlier run, which brings model.*, mean and std; empty: train one
+    )
     config.victim.epochs = 10
     config.victim.batch_size = 128
     config.victim.learning_rate = 0.05
@@ -54,7 +57,7 @@ def default_config() -> ConfigDict:
     config.clean.fraction = 0.01  # of the training images, held out for the defender
     config.clean.max_per_track = 4  # clean images from one track
 
-    config.defense = ConfigDict()  # read by purify.py
+    config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fip, ft, ft_sam
     config.defense.steps = 200
     config.defense.batch_size = 64
@@ -75,7 +78,8 @@ def default_config() -> ConfigDict:
         }
     )
 
-    config.smoothness = ConfigDict()  # read by smoothness.py
+    config.smoothness = ConfigDict()  # read by experiment.py and smoothness.py
+    config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
     config.smoothness.tolerance = 0.01  # residual of the top eigenvalue, relative
     config.smoothness.max_iterations = 50
     config.smoothness.chunk_size = 64  # examples whose gradients are held at once
@@ -84,7 +88,7 @@ def default_config() -> ConfigDict:
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
     config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
-    return config
+    return config.lock()  # so that a mistyped key in a config file is refused
 
 
 _POSITIVE = (
@@ -95,6 +99,7 @@ _POSITIVE = (
     "clean.max_per_track",
     "defense.steps",
     "defense.batch_size",
+    "smoothness.num_images",
     "smoothness.tolerance",
     "smoothness.max_iterations",
     "smoothness.chunk_size",
@@ -119,22 +124,28 @@ def check_config(config: ConfigDict) -> None:
     _expect_one_of(config, "attack.name", ["none", *sorted(ATTACKS)])
     _expect_one_of(config, "defense.name", METHODS)
     for key in _POSITIVE:
-        _expect(config, key, lambda value: value > 0, "a number above 0")
+        _expect(config, key, lambda value: 0 < value < math.inf, "a number above 0")
     for key in _NOT_NEGATIVE:
-        _expect(config, key, lambda value: value >= 0, "a number of at least 0")
+        _expect(config, key, lambda value: 0 <= value < math.inf, "a number of at least 0")
     for key in _BELOW_ONE:
         _expect(config, key, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+    _expect(config, "seed", lambda value: value < 2**32, "a number below 2**32")
+    _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
     _expect(config, "clean.fraction", lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
         _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
     for method in METHODS:
         for name, value in config.defense[method].items():
             low = _LOWEST.get(name, 0)
-            if not value >= low:
+            if not low <= value < math.inf:
                 raise UserError(f"defense.{method}.{name}: found {value}, expected at least {low}")
     for key in ("mean", "std"):
-        _expect(config, f"dataset.{key}", lambda value: len(value) == 3, "three numbers, one a channel")
+        _expect(config, f"dataset.{key}", _is_three_numbers, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
+
+
+def _is_three_numbers(value: Any) -> bool:
+    return len(value) == 3 and all(type(x) in (int, float) and math.isfinite(x) for x in value)
 
 
 def _expect(config: ConfigDict, key: str, holds: Any, expected: str) -> None:

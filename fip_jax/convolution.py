@@ -23,7 +23,8 @@ def convolve_by_patches(inputs, kernel, strides, padding, **options) -> jax.Arra
       kernel: `[h, w, C, O]`.
       strides: (rows, columns).
       padding: ((top, bottom), (left, right)) or "SAME" / "VALID".
-      **options: as of `jax.lax.conv_general_dilated`; grouped and dilated convolutions are handed on to it.
+      **options: as of `jax.lax.conv_general_dilated`, to which grouped and dilated convolutions are handed on.
+        Otherwise they are what Flax passes: the layout above, default precision.
 
     Returns:
       `[N, H', W', O]`.

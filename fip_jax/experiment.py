@@ -1,23 +1,23 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
+import math
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
-from fip_jax.attacks import create_attack
-from fip_jax.attacks.poison import Goal, TriggeredSet, poison, triggered_test_set
 from fip_jax.config import check_config
-from fip_jax.data import source
 from fip_jax.data.batches import to_device, to_unit
-from fip_jax.data.held_out import hold_out
+from fip_jax.data.source import Split
 from fip_jax.defend import purify_suspect
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
+from fip_jax.material import Material, prepare
 from fip_jax.progress import console
 from fip_jax.report import figures, text
 from fip_jax.smoothness import Smoothness
@@ -26,24 +26,6 @@ from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-
-
-class Material(NamedTuple):
-    """The data of a run.
-
-    Attributes:
-      training: the victim's images, poisoned where there is an attack.
-      clean: the defender's images.
-      test: clean test images.
-      triggered: test images with the trigger, or None without an attack.
-      class_names: names of the classes.
-    """
-
-    training: source.Split
-    clean: source.Split
-    test: source.Split
-    triggered: TriggeredSet | None
-    class_names: tuple[str, ...]
 
 
 def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
@@ -75,34 +57,6 @@ def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
         workdir.close()
 
 
-def prepare(config: ConfigDict) -> Material:
-    """Loads the data, holds out the clean images, and poisons what is left.
-
-    Raises:
-      UserError: data set or attack cannot be had as asked for.
-    """
-    console.print(f"data set {config.dataset.name}")
-    data = source.load(
-        config.dataset.name,
-        data_dir=config.dataset.data_dir,
-        manual_dir=config.dataset.manual_dir,
-        image_size=config.dataset.image_size,
-        crop=config.dataset.crop,
-    )
-    num_classes = len(data.class_names)
-    victims, clean = hold_out(
-        data.train, num_classes, config.clean.fraction, config.clean.max_per_track, config.seed
-    )
-    options = config.attack.get(config.attack.name, ConfigDict())
-    attack = create_attack(config.attack.name, victims.images.shape[1:], options)
-    if attack is None:
-        return Material(victims, clean, data.test, None, data.class_names)
-    goal = Goal(config.attack.mode, config.attack.target, num_classes)
-    poisoned, _ = poison(victims, attack, goal, config.attack.poison_rate, config.seed)
-    triggered = triggered_test_set(data.test, attack, goal)
-    return Material(poisoned, clean, data.test, triggered, data.class_names)
-
-
 def _suspect(config: ConfigDict, material: Material) -> Suspect:
     num_classes = len(material.class_names)
     if config.victim.checkpoint:
@@ -121,13 +75,12 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
         victim = train(config, fresh, material.training, workdir, measure)
     console.print("inspect the suspicious network")
     before = workdir.once("victim", lambda: _rates(predict, victim, material))
-    clean = to_device(material.clean.images, material.clean.labels)
-    smoothness = Smoothness(
-        fresh.network, {**clean, "image": to_unit(clean["image"])}, config.smoothness.chunk_size
-    )
+    looked_at = material.test.take(np.arange(len(material.test.labels))[: config.smoothness.num_images])
+    smoothness = _smoothness(config, fresh, looked_at)
     smooth_before = workdir.once("smoothness_before", lambda: _inspect(config, smoothness, victim))
 
-    purified = purify_suspect(config, victim, material.clean, workdir, smoothness, measure)
+    fisher_of_clean = _smoothness(config, fresh, material.clean)
+    purified = purify_suspect(config, victim, material.clean, workdir, fisher_of_clean, measure)
     console.print("inspect the purified network")
     after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: _inspect(config, smoothness, purified.suspect))
@@ -159,8 +112,17 @@ def _rates(
     return found._asdict()
 
 
+def _smoothness(config: ConfigDict, suspect: Suspect, split: Split) -> Smoothness:
+    data = to_device(split.images, split.labels)
+    return Smoothness(suspect.network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size)
+
+
 def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> dict[str, Any]:
-    """Top eigenvalue and trace of the Fisher matrix over the clean images."""
+    """Top eigenvalue and trace of the Fisher matrix, null where they are not finite.
+
+    Over test images: over the clean ones both would fall in any fine-tuning, because a network's gradients
+    vanish on images that it was trained on.
+    """
     top = smoothness.top_eigenvalues(
         network.params,
         network.model_state,
@@ -169,12 +131,16 @@ def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> di
         max_iterations=config.smoothness.max_iterations,
     )
     return {
-        "lambda_max_fisher": float(top.values[0]),
-        "lambda_max_residual": float(top.residuals[0]),
+        "lambda_max_fisher": _finite(top.values[0]),
+        "lambda_max_residual": _finite(top.residuals[0]),
         "lambda_max_iterations": top.num_iterations,
         "lambda_max_converged": top.converged,
-        "trace_fisher": smoothness.trace(network.params, network.model_state),
+        "trace_fisher": _finite(smoothness.trace(network.params, network.model_state)),
     }
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _hardware() -> dict[str, Any]:

@@ -13,11 +13,12 @@ Source: Karim et al. (2024), "Fisher Information guided Purification against Bac
 https://arxiv.org/abs/2409.00863.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from fip_jax.per_example import ExampleFn, PyTree, num_examples, sum_over_chunks
+from fip_jax.per_example import ExampleFn, PyTree, num_examples, per_example_gradients, sum_over_chunks
 
 
 def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int | None = None) -> jax.Array:
@@ -34,10 +35,7 @@ def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int
     """
 
     def sum_of_squares(chunk):
-        norms = jax.vmap(
-            lambda example: optax.tree.norm(jax.grad(log_prob_fn)(params, example), squared=True)
-        )
-        return norms(chunk).sum()
+        return optax.tree.norm(per_example_gradients(log_prob_fn, params, chunk), squared=True)
 
     return sum_over_chunks(sum_of_squares, batch, chunk_size) / num_examples(batch)
 
@@ -92,7 +90,7 @@ def diagonal(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: 
     """
 
     def sum_of_squares(chunk):
-        gradients = jax.vmap(lambda example: jax.grad(log_prob_fn)(params, example))(chunk)
+        gradients = per_example_gradients(log_prob_fn, params, chunk)
         return jax.tree.map(lambda g: jnp.square(g).sum(axis=0), gradients)
 
     total = sum_over_chunks(sum_of_squares, batch, chunk_size)
@@ -111,12 +109,13 @@ def product(
       log_prob_fn: log-likelihood of one example.
       params: pytree of floating-point arrays.
       batch: pytree of arrays `[N, ...]`.
-      vector: pytree like `params`.
+      vector: pytree like `params`, in shapes and dtypes; anything else is an AssertionError.
       chunk_size: examples passed through the network at once; None takes all N.
 
     Returns:
       A pytree like `params`.
     """
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, vector)
 
     def unscaled(chunk):
         def log_probs(p):

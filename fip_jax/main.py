@@ -27,7 +27,7 @@ def _main(_: list[str]) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
     try:
-        experiment.run(_CONFIG.value, Path(str(_WORKDIR.value)))
+        experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""))
     except UserError as error:
         _refuse(str(error))
     except OSError as error:
@@ -36,15 +36,28 @@ def _main(_: list[str]) -> None:
         _refuse(
             f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected a folder to write to"
         )
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _refuse("out of memory, expected a smaller model.width, defense.batch_size or smoothness.chunk_size")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last checkpoint")
+        print("fip_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
-        _refuse(" ".join(str(error.args[0] if error.args else error).split()))
+        dict(_CONFIG.value)
+    except Exception as error:  # a config file is a program and may raise anything
+        # Flags wrap what a config file raised, traceback and all; the last line says what it was.
+        message = str(error.args[0] if error.args else error).strip()
+        message = message.split("\n")[-1] if "Traceback" in message else " ".join(message.split())
+        if not isinstance(error, flags.Error) and not message.startswith("--"):
+            message = f"--config: cannot be read as a config with these settings ({message})"
+        _refuse(message)
+    if not _WORKDIR.value:
+        _refuse("--workdir: found nothing, expected the path of a folder")
     if len(rest) > 1:
         _refuse(f"found the argument {rest[1]!r}, expected only flags")
     logging.set_verbosity(logging.ERROR)

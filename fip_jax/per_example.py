@@ -71,7 +71,13 @@ def per_example_gradients(
       A pytree like `params` whose leaves have shape `[N, *leaf.shape]`.
     """
     size = _chunk_size(batch, chunk_size)
-    return jax.lax.map(lambda example: jax.grad(fn)(params, example), batch, batch_size=size)
+
+    def gradient(example):
+        return jax.grad(fn)(params, example)
+
+    if size >= num_examples(batch):
+        return jax.vmap(gradient)(batch)
+    return jax.lax.map(gradient, batch, batch_size=size)
 
 
 def _chunk_size(batch: PyTree, chunk_size: int | None) -> int:

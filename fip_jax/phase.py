@@ -7,12 +7,17 @@ import numpy as np
 
 from fip_jax import purify
 from fip_jax.checkpoint import Checkpoints
+from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 from fip_jax.progress import Task
 from fip_jax.timing import Lap, every
 from fip_jax.workdir import MetricsLog, Workdir
 
 Measure = Callable[[purify.State], dict[str, float | None]]
+
+
+# Columns that are means over the applied steps since the row before.
+MEANS = ("loss", "trace", "limited")
 
 
 class Phase(NamedTuple):
@@ -58,7 +63,7 @@ class _Recorder:
     def start(self, state: purify.State) -> None:
         """The row before the first step."""
         if self._task.done == 0:
-            self._log.append(self._phase.name, 0, loss=None, trace=None, **self._phase.measure(state))
+            self._log.append(self._phase.name, 0, **dict.fromkeys(MEANS), **self._phase.measure(state))
             self._lap = Lap()
 
     def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
@@ -83,6 +88,7 @@ class _Recorder:
                 self._notes["count"] += 1
                 self._notes["loss"] += float(metrics.loss)
                 self._notes["trace"] += float(metrics.trace)
+                self._notes["limited"] += float(metrics.limited)
         self._pending.clear()
         spent = self._lap.read()
         self._notes["seconds"] += spent["total"]
@@ -93,14 +99,14 @@ class _Recorder:
         learning_rate = float(self._pending[-1].learning_rate)
         self._collect()
         count = self._notes["count"]
-        values = {name: self._notes[name] / count if count else None for name in ("loss", "trace")}
+        values = {name: self._notes[name] / count if count else None for name in MEANS}
         rates = self._phase.measure(state)
         skipped = int(state.num_skipped)
         self._log.append(
             self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates
         )
         self._task.update(taken, loss=values["loss"], **rates)
-        self._notes.update(count=0, loss=0.0, trace=0.0)
+        self._notes.update(dict.fromkeys(MEANS, 0.0), count=0)
         self._lap = Lap()
 
 
@@ -121,9 +127,12 @@ def run(
       state: the start; consumed.
       anchor: for `step_fn`.
       data: for `step_fn`.
+
+    Raises:
+      UserError: a damaged checkpoint, or not one finite step.
     """
     checkpoints = Checkpoints(workdir.path / "checkpoints" / phase.name)
-    notes = {"count": 0, "loss": 0.0, "trace": 0.0, "seconds": 0.0, "compile": 0.0}
+    notes = {"count": 0, "seconds": 0.0, "compile": 0.0} | dict.fromkeys(MEANS, 0.0)
     try:
         saved = checkpoints.restore(state)
         if saved is not None:
@@ -135,4 +144,8 @@ def run(
             state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder)
     finally:
         checkpoints.close()
+    if int(state.num_skipped) == phase.num_steps:
+        raise UserError(
+            f"{phase.name}: not one of {phase.num_steps} steps was finite, expected a smaller learning_rate"
+        )
     return Outcome(state, notes["seconds"], notes["compile"])

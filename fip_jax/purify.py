@@ -6,6 +6,9 @@ r"""The one step that trains, fine-tunes and purifies; the methods are its setti
 with the anchor :math:`\bar\theta` (the suspicious network) and the diagonal :math:`\bar F` of its Fisher
 matrix. All terms zero: fine-tuning (FT). A radius: FT-SAM. The Fisher terms: FIP.
 
+Where SAM and `trace_limit` are in use, the step follows no gradient of L itself: it takes the gradients of CE and
+trace where SAM looks, and shortens the latter to a multiple of the former.
+
 Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863.
 """
 
@@ -96,10 +99,20 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scalars of one step, before its update: loss (mean), estimated trace (0 where unused), norm, rate."""
+    """Scalars of one step, before its update.
+
+    Attributes:
+      loss: mean over the batch.
+      trace: estimate at the SAM point; 0 without the trace term.
+      limited: whether `trace_limit` shortened the trace term's gradient, bool.
+      gradient_norm: of the whole gradient.
+      learning_rate: of this step.
+      applied: whether the step was finite and so taken, bool.
+    """
 
     loss: jax.Array
     trace: jax.Array
+    limited: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
     applied: jax.Array
@@ -156,7 +169,7 @@ def gradient(objective: Objective, settings: Settings, state: State, batch: PyTr
     """Gradient of the loss and the trace term, both at the SAM point where there is a radius.
 
     Returns:
-      (gradient, loss, trace, model_state). The loss and the model state come from the unperturbed parameters,
+      (gradient, loss, trace, limited, model_state). The loss and the model state come from the unperturbed parameters,
       so that BatchNorm statistics never see perturbed weights.
     """
     loss_key, probe_key = jax.random.split(key)
@@ -170,7 +183,7 @@ def gradient(objective: Objective, settings: Settings, state: State, batch: PyTr
         params = jax.tree.map(jnp.add, params, away)
         _, result = loss_fn(params)
     if not settings.eta_f:
-        return result, loss, jnp.zeros_like(loss), model_state
+        return result, loss, jnp.zeros_like(loss), jnp.zeros((), bool), model_state
 
     examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], batch)
 
@@ -184,11 +197,14 @@ def gradient(objective: Objective, settings: Settings, state: State, batch: PyTr
         )
 
     trace, smoothing = jax.value_and_grad(trace_fn)(params)
-    return add_smoothing(result, smoothing, settings), loss, trace, model_state
+    result, limited = add_smoothing(result, smoothing, settings)
+    return result, loss, trace, limited, model_state
 
 
-def add_smoothing(loss_gradient: PyTree, trace_gradient: PyTree, settings: Settings) -> PyTree:
-    """The sum of the loss's gradient and eta_f times the trace's, the latter kept to `trace_limit`.
+def add_smoothing(
+    loss_gradient: PyTree, trace_gradient: PyTree, settings: Settings
+) -> tuple[PyTree, jax.Array]:
+    """The loss's gradient plus eta_f times the trace's, kept to `trace_limit`; and whether that limit was met.
 
     Tr F differs by orders of magnitude between networks and soars where a large step has left a minimum. The
     limit, a multiple of the norm of the loss's gradient, lets one eta_f serve them all.
@@ -196,7 +212,8 @@ def add_smoothing(loss_gradient: PyTree, trace_gradient: PyTree, settings: Setti
     allowed = settings.trace_limit * optax.tree.norm(loss_gradient)
     norm = settings.eta_f * optax.tree.norm(trace_gradient)
     factor = settings.eta_f * jnp.where(norm > allowed, allowed / jnp.where(norm > 0, norm, 1), 1)
-    return jax.tree.map(lambda g, t: g + factor.astype(t.dtype) * t, loss_gradient, trace_gradient)
+    total = jax.tree.map(lambda g, t: g + factor.astype(t.dtype) * t, loss_gradient, trace_gradient)
+    return total, norm > allowed
 
 
 def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
@@ -215,9 +232,10 @@ def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
     rate = schedule(settings)
 
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
-        batch = draw(state.key, state.step, data)
-        key = jax.random.fold_in(state.key, state.step)
-        grad, loss, trace, model_state = gradient(objective, settings, state, batch, key)
+        draw_key, step_key = jax.random.split(state.key)
+        batch = draw(draw_key, state.step, data)
+        key = jax.random.fold_in(step_key, state.step)
+        grad, loss, trace, limited, model_state = gradient(objective, settings, state, batch, key)
         updates, opt_state = tx.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         learning_rate = jnp.asarray(rate(state.step - state.num_skipped), loss.dtype)
@@ -232,7 +250,7 @@ def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
         counted = kept._replace(
             step=state.step + 1, num_skipped=state.num_skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         )
-        return counted, Metrics(loss, trace, optax.tree.norm(grad), learning_rate, finite)
+        return counted, Metrics(loss, trace, limited, optax.tree.norm(grad), learning_rate, finite)
 
     return jax.jit(step, donate_argnums=0)
 

@@ -41,11 +41,25 @@ def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
 
 def _held_out(config: ConfigDict) -> dict[str, Any]:
     return {
-        "dataset": config.dataset.name,
+        "dataset": config.dataset.name.split("/")[0].split(":")[0],
         "seed": config.seed,
         "fraction": config.clean.fraction,
         "max_per_track": config.clean.max_per_track,
     }
+
+
+def _check_description(path: Path, found: dict[str, Any], like: dict[str, Any]) -> None:
+    """Refuses a description without the keys, or with other types, than one that this program writes."""
+    for key, value in like.items():
+        item = found.get(key)
+        lacking = isinstance(value, dict) and isinstance(item, dict) and not value.keys() <= item.keys()
+        if not isinstance(item, type(value)) or lacking:
+            raise UserError(
+                f"victim.checkpoint: the description in {path} has {key} = {item!r}, expected the like of {value!r}"
+            )
+    for key in ("mean", "std"):
+        if len(found[key]) != 3 or not all(isinstance(x, float) for x in found[key]):
+            raise UserError(f"victim.checkpoint: {key} in {path} is {found[key]!r}, expected three numbers")
 
 
 def build(description: dict[str, Any], seed: int) -> Suspect:
@@ -66,11 +80,7 @@ def load(config: ConfigDict, num_classes: int) -> Suspect:
     """
     path = Path(config.victim.checkpoint).absolute()
     description = checkpoint.load_description(path)
-    missing = [key for key in describe(config, num_classes) if key not in description]
-    if missing or not isinstance(description["model"], dict) or "name" not in description["model"]:
-        raise UserError(
-            f"victim.checkpoint: the description in {path} lacks {', '.join(missing) or 'model.name'}"
-        )
+    _check_description(path, description, describe(config, num_classes))
     for key, expected in (("num_classes", num_classes), ("image_size", config.dataset.image_size)):
         if description.get(key) != expected:
             raise UserError(

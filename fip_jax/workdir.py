@@ -15,7 +15,7 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON so that the file is the old one or the new one at every moment."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("w") as file:
-        json.dump(content, file, indent=2)
+        json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
@@ -65,10 +65,19 @@ class Workdir:
         self._seconds_before = {"total": 0.0, "compile": 0.0}
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir: found a file at {path}, expected a folder or nothing")
-        if (self.path / "config.json").exists():
-            self._compare(flatten(read_json(self.path / "config.json")), flatten(self._config))
+        self._compare()
 
-    def _compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def _compare(self) -> None:
+        """Refuses a folder that was begun with other settings, or with settings that nobody knows any more."""
+        file = self.path / "config.json"
+        if not file.exists():
+            results = ("victim", "purified", "summary.json", "metrics.jsonl", "checkpoints/results.json")
+            if any((self.path / name).exists() for name in results):
+                raise UserError(
+                    f"--workdir: {self.path} holds results but no config.json, expected both or none"
+                )
+            return
+        before, now = flatten(read_json(file)), flatten(self._config)
         keys = (before.keys() | now.keys()) - _FREE_KEYS
         differing = sorted(key for key in keys if before.get(key) != now.get(key))
         if differing:
@@ -88,14 +97,20 @@ class Workdir:
         Raises:
           UserError: in use by another process.
         """
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except (FileExistsError, NotADirectoryError, ValueError) as error:
+            raise UserError(
+                f"--workdir: {self.path} cannot be made ({error}), expected the path of a folder"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"--workdir: {self.path} is in use by another process, expected a free one"
             ) from error
+        self._compare()  # again, since another process may have been here before the lock
         if not (self.path / "config.json").exists():
             write_json(self.path / "config.json", self._config)
         file = self.path / "checkpoints" / "results.json"

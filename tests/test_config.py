@@ -160,7 +160,9 @@ def settings_of(method):
     config.defense.momentum = 0.5
     config.defense.ft.learning_rate = 0.01
     config.defense.ft_sam.update({"learning_rate": 0.02, "radius": 1.5, "adaptive": True})
-    config.defense.fip.update({"learning_rate": 0.03, "eta_f": 0.25, "eta_r": 4.0, "num_probes": 3})
+    config.defense.fip.update(
+        {"learning_rate": 0.03, "eta_f": 0.25, "eta_r": 4.0, "num_probes": 3, "radius": 0.0}
+    )
     return defense_settings(config)
 
 

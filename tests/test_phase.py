@@ -165,11 +165,11 @@ def test_rows_have_the_means_of_their_interval(tmp_path, undisturbed):
     purify.run(STEP, start(), None, DATA, NUM_STEPS, lambda _, __, metrics: found.append(metrics))
     before, *rows = undisturbed[1]
     # The start, where t = 2, has rates but no loss yet.
-    assert before == {"phase": "purify", "step": 0, "loss": None, "trace": None, "acc": 2.0, "asr": None}
+    assert before == {"phase": "purify", "step": 0, "loss": None, "trace": None, "limited": None, "acc": 2.0, "asr": None}
     assert [row["step"] for row in rows] == [4, 8, 11]
     assert [row["phase"] for row in rows] == ["purify"] * 3
     for row, (first, last) in zip(rows, [(0, 4), (4, 8), (8, 11)], strict=True):
-        for name in ("loss", "trace"):
+        for name in ("loss", "trace", "limited"):
             values = [float(getattr(metrics, name)) for metrics in found[first:last]]
             assert row[name] == pytest.approx(np.mean(values), rel=1e-12)
         assert row["trace"] > 0
@@ -222,6 +222,7 @@ def test_how_often_checkpoints_are_written(tmp_path, monkeypatch, seconds, expec
 
 def test_other_phases_keep_their_rows(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
+    run(tmp_path)
     log.append("victim", 9, loss=1.0)
     run(tmp_path)
     assert [row["step"] for row in log.rows("victim")] == [9]

@@ -116,7 +116,7 @@ def test_gradient_is_that_of_loss_and_estimated_trace(x64):
     chosen = settings(eta_f=0.3, num_probes=2)
     state = purify.init_state(chosen, params, {"seen": jnp.float64(0)}, KEY)
     key = jax.random.key(5)
-    found, _, trace, _ = jax.jit(lambda s: purify.gradient(objective, chosen, s, batch, key))(state)
+    found, _, trace, _, _ = jax.jit(lambda s: purify.gradient(objective, chosen, s, batch, key))(state)
     probe_key = jax.random.split(key)[1]
 
     def regularised(p):
@@ -220,7 +220,12 @@ def test_every_setting_changes_the_result():
     )
     anchor = purify.Anchor({"t": jnp.ones(2)}, {"t": jnp.ones(2)})
     changes = [{}, {"eta_f": 0.1}, {"eta_r": 0.1}, {"radius": 0.1}, {"radius": 0.1, "adaptive": True}]
-    changes += [{"weight_decay": 0.1}, {"eta_f": 0.1, "num_probes": 2}, {"warmup": 0.5}]
+    changes += [
+        {"weight_decay": 0.1},
+        {"eta_f": 0.1, "num_probes": 5},
+        {"eta_f": 0.1, "trace_limit": 0.01},
+        {"warmup": 0.5},
+    ]
     found = []
     for change in changes:
         state, _ = run(objective, settings(**change), params, examples, 1, anchor=anchor)

@@ -98,7 +98,13 @@ def poison(
 
 
 def triggered_test_set(test: Split, attack: Attack, goal: Goal) -> TriggeredSet:
-    """Every test image with the trigger whose class is not the attacker's target for it already."""
+    """Every test image with the trigger whose class is not the attacker's target for it already.
+
+    Raises:
+      UserError: there is none.
+    """
     targets = goal.targets(test.labels)
     kept = np.flatnonzero(targets != test.labels)
+    if not len(kept):
+        raise UserError("attack.target: every test image is of that class, expected some that are not")
     return TriggeredSet(attack.stamp(test.images[kept]), test.labels[kept], targets[kept], kept)

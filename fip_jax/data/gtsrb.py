@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 from tensorflow_datasets.core.download import resource
 from tensorflow_datasets.core.download.util import DownloadError
 
 from fip_jax.data.rendered_signs import CLASS_NAMES
 from fip_jax.errors import UserError
+from fip_jax.progress import console
 
 BASE_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 TEST_LABELS = "GTSRB_Final_Test_GT.zip"
@@ -99,9 +99,8 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
         train = _index_train(paths[TRAIN_IMAGES])
         test = _index_test(paths[TEST_IMAGES], paths[TEST_LABELS])
         if (len(train), len(test)) != NUM_IMAGES:
-            logging.warning(
-                "GTSRB: %d and %d images, official: %d and %d", len(train), len(test), *NUM_IMAGES
-            )
+            official = f"{NUM_IMAGES[0]} and {NUM_IMAGES[1]} in the official ones"
+            console.print(f"note: these archives hold {len(train)} and {len(test)} images, {official}")
         return {
             "train": self._generate_examples(paths[TRAIN_IMAGES], train),
             "test": self._generate_examples(paths[TEST_IMAGES], test),

@@ -1,15 +1,16 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 
 from fip_jax.data.gtsrb import Gtsrb
 from fip_jax.data.rendered_signs import RenderedSigns
 from fip_jax.errors import UserError
+from fip_jax.progress import console
 
 OWN_BUILDERS = {"gtsrb": Gtsrb, "rendered_signs": RenderedSigns}
 
@@ -77,15 +78,19 @@ def _builder(name: str, data_dir: str, crop: bool) -> tfds.core.DatasetBuilder:
             return OWN_BUILDERS[name](**options)
         return tfds.builder(name, **options)
     except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)} or the name of a TFDS data set"
+            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, or the name of a TFDS data set "
+            f"that is not yet prepared or prepared as ArrayRecord ({reason})"
         ) from error
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> None:
     if builder.is_prepared():
         return
-    logging.info("preparing %s", name)
+    if manual_dir and not Path(manual_dir).is_dir():
+        raise UserError(f"dataset.manual_dir: found no folder {manual_dir}, expected one")
+    console.print(f"prepare {name}, once for all runs, in {builder.data_path}")
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(

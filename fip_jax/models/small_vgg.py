@@ -12,7 +12,7 @@ class SmallVgg(nnx.Module):
 
     Args:
       num_classes: length of the logits.
-      image_size: height and width of the images in pixels, a multiple of 8.
+      image_size: height and width of the images in pixels, at least 8.
       width: channels of the first stage; the next two have twice and four times as many.
       rngs: source of the initial weights.
     """

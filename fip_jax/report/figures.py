@@ -1,9 +1,7 @@
 """The pictures of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fip_jax.evaluate import Predict
+from fip_jax.material import Material
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
-
-if TYPE_CHECKING:
-    from fip_jax.experiment import Material
 
 RATE_COLOURS = {"acc": "#1b7837", "asr": "#c0392b", "ra": "#2166ac"}
 RATE_NAMES = {
@@ -41,7 +37,7 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
     rows = log.rows("victim")
     if rows:
         _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
-    panels = {"loss": "loss", "trace": "Tr F (estimate)"}
+    panels = {"loss": "loss", "trace": "Tr F where SAM looks"}
     rows = log.rows("purify")
     if not any(row["trace"] for row in rows):
         del panels["trace"]

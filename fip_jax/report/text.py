@@ -22,7 +22,7 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
     ):
         table.add_row(meaning, _per_cent(before[name]), _per_cent(after[name]))
     for name, meaning in (("lambda_max_fisher", "Fisher, top eigenvalue"), ("trace_fisher", "Fisher, trace")):
-        table.add_row(meaning, f"{sharp['before'][name]:.4g}", f"{sharp['after'][name]:.4g}")
+        table.add_row(meaning, *(_number(sharp[when][name]) for when in ("before", "after")))
     console.print(table)
     if after["der"] is not None:
         console.print(f"DER {after['der']:.3f}")
@@ -39,3 +39,7 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
 
 def _per_cent(rate: float | None) -> str:
     return "unknown" if rate is None else f"{100 * rate:.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
