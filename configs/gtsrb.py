@@ -3,6 +3,8 @@
     python -m fip_jax.main --config=configs/gtsrb.py --workdir=runs/gtsrb            (one GPU)
     python -m fip_jax.main --config=configs/gtsrb.py:cpu --workdir=runs/gtsrb_cpu    (two CPU cores)
 
+Expected run time: half an hour on two CPU cores; on a GPU not measured yet.
+
 The archives are downloaded on the first run; with your own copy add --config.dataset.manual_dir=FOLDER.
 """
 

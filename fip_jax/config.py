@@ -67,7 +67,7 @@ def default_config() -> ConfigDict:
     config.defense.ft_sam = ConfigDict({"learning_rate": 0.2, "radius": 1.0, "adaptive": True})
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.2,
+            "learning_rate": 0.1,
             "eta_f": 1e-3,
             "trace_limit": 0.3,  # times the norm of the loss's gradient
             "trace_batch_size": 16,

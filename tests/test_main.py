@@ -46,6 +46,19 @@ def test_missing_flags_and_files_are_named(data_dir, tmp_path):
     missing = [a.replace("quickstart.py", "missing.py") for a in arguments]
     assert "missing.py" in refusal(missing)
     assert "'stray'" in refusal([*arguments, "stray"])
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(:\n")
+    assert "--config" in refusal(
+        [a.replace(str(ROOT / "configs" / "quickstart.py"), str(broken)) for a in arguments]
+    )
+    machine = [a.replace("quickstart.py", "gtsrb.py:toaster") for a in arguments]
+    assert "'toaster'" in refusal(machine)
+
+
+def test_a_workdir_that_cannot_be_is_refused(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "--workdir" in refusal(command(path, data_dir))
 
 
 def test_archives_missing_without_network(tmp_path):

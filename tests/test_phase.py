@@ -165,7 +165,15 @@ def test_rows_have_the_means_of_their_interval(tmp_path, undisturbed):
     purify.run(STEP, start(), None, DATA, NUM_STEPS, lambda _, __, metrics: found.append(metrics))
     before, *rows = undisturbed[1]
     # The start, where t = 2, has rates but no loss yet.
-    assert before == {"phase": "purify", "step": 0, "loss": None, "trace": None, "limited": None, "acc": 2.0, "asr": None}
+    assert before == {
+        "phase": "purify",
+        "step": 0,
+        "loss": None,
+        "trace": None,
+        "limited": None,
+        "acc": 2.0,
+        "asr": None,
+    }
     assert [row["step"] for row in rows] == [4, 8, 11]
     assert [row["phase"] for row in rows] == ["purify"] * 3
     for row, (first, last) in zip(rows, [(0, 4), (4, 8), (8, 11)], strict=True):
