@@ -96,8 +96,7 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
         "attack": config.attack.name,
         "defense": config.defense.name,
         "seed": config.seed,
-        "versions": {"fip_jax": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": _versions(),
         "hardware": _hardware(),
     }
     write_json(workdir.path / "summary.json", summary)
@@ -141,6 +140,11 @@ def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> di
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _versions() -> dict[str, str]:
+    own = {"fip_jax": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in PACKAGES}
 
 
 def _hardware() -> dict[str, Any]:

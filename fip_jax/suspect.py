@@ -33,8 +33,8 @@ def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
         "model": config.model.to_dict(),
         "num_classes": num_classes,
         "image_size": config.dataset.image_size,
-        "mean": list(config.dataset.mean),
-        "std": list(config.dataset.std),
+        "mean": [float(x) for x in config.dataset.mean],
+        "std": [float(x) for x in config.dataset.std],
         "held_out": _held_out(config),
     }
 

@@ -1,5 +1,7 @@
 """The command line: one clear sentence and exit status 2 for what the user can put right, and nothing left behind."""
 
+import json
+
 import pytest
 from small_runs import ROOT, command, finish, prepare_small_signs
 
@@ -89,6 +91,16 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     assert pictures == {"examples.png", "purification.png", "victim.png"}
     message = refusal([*arguments, "--config.seed=7"])
     assert "seed (was 0, is 7)" in message
+    again = {"attack__name": "badnets", "defense__name": "ft_sam", "defense__steps": 2}
+    again["victim__checkpoint"] = tmp_path / "run" / "victim"
+    assert "seed" in refusal(command(tmp_path / "other", data_dir, **again, seed=7))
+    status, _, err = finish(command(tmp_path / "again", data_dir, **again))
+    assert status == 0, err
+    acc = [
+        json.loads((tmp_path / name / "summary.json").read_text())["victim"]["acc"]
+        for name in ("run", "again")
+    ]
+    assert acc[0] == acc[1]
     status, out, _ = finish(arguments)
     assert status == 0
     assert "finished before" in out
