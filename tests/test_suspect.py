@@ -1,0 +1,88 @@
+"""Loading a suspicious network: what its folder says is checked before anything is built from it."""
+
+import jax
+import numpy as np
+import pytest
+
+from fip_jax import checkpoint, suspect
+from fip_jax.config import default_config
+from fip_jax.errors import UserError
+
+
+def config_for(folder=""):
+    config = default_config()
+    config.model.width = 2
+    config.seed = 3
+    config.clean.fraction = 0.05
+    config.victim.checkpoint = str(folder)
+    return config
+
+
+def save(folder, **changes):
+    """A model folder with fresh weights of seed 9, whose description has these changes."""
+    made = suspect.build(suspect.describe(config_for(), 43), seed=9)
+    checkpoint.save_model(folder, made.params, made.model_state, made.description | changes)
+    return made
+
+
+def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
+    made = save(tmp_path / "model", mean=[0.5, 0.25, 0.125])
+    config = config_for(tmp_path / "model")
+    config.model.width = 7
+    loaded = suspect.load(config, 43)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
+    assert loaded.network.mean == (0.5, 0.25, 0.125)
+    assert loaded.description["model"]["width"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"num_classes": 10}, "num_classes"),
+        ({"image_size": 64}, "image_size"),
+        ({"mean": [0.5]}, "mean"),
+        ({"std": ["a", "b", "c"]}, "std"),
+        ({"model": "small_vgg"}, "model"),
+        ({"model": {"name": "no_such_net", "width": 2}}, "no_such_net"),
+        ({"model": {"name": "small_vgg"}}, "model"),
+        ({"model": {"name": "small_vgg", "width": 3}}, "expected the weights of the network"),
+        ({"held_out": "nothing"}, "held_out"),
+        ({"held_out": {"dataset": "rendered_signs"}}, "held_out"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(changes, part, tmp_path):
+    save(tmp_path / "model", **changes)
+    with pytest.raises(UserError) as caught:
+        suspect.load(config_for(tmp_path / "model"), 43)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("seed", 4, False),
+        ("clean.fraction", 0.06, False),
+        # A smaller fraction gives a part of the images held out for the larger one.
+        ("clean.fraction", 0.04, True),
+        ("clean.max_per_track", 3, False),
+        # Images of another data set are none that the victim can have seen.
+        ("dataset.name", "gtsrb", True),
+    ],
+)
+def test_clean_images_that_the_victim_was_trained_on_are_refused(key, value, allowed, tmp_path):
+    save(tmp_path / "model")
+    config = config_for(tmp_path / "model")
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    if allowed:
+        suspect.load(config, 43)
+    else:
+        with pytest.raises(UserError, match="defender's images"):
+            suspect.load(config, 43)
+
+
+def test_the_configuration_of_a_data_set_is_not_another_data_set():
+    config = config_for()
+    config.dataset.name = "cifar10:3.0.2"
+    assert suspect.describe(config, 10)["held_out"]["dataset"] == "cifar10"
