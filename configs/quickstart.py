@@ -15,5 +15,7 @@ def get_config():
     config.model.width = 16
     config.clean.fraction = 0.05
     config.victim.epochs = 8
-    config.defense.fip.learning_rate = 0.2  # chosen on a victim of seed 10
+    config.defense.steps = 250
+    config.defense.fip.learning_rate = 0.2
+    config.defense.fip.radius = 1.5
     return config

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fip_jax.evaluate import Predict
 from fip_jax.material import Material
@@ -98,7 +99,9 @@ def draw_examples(
     if triggered is not None:
         rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
     names = material.class_names
-    figure = Figure(figsize=(1.75 * count, 2.35 * len(rows)), layout="constrained")
+    # The layout knows nothing of the answers below the last row; it gets a margin for them.
+    layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))
+    figure = Figure(figsize=(1.75 * count, 2.45 * len(rows)), layout=layout)
     axes = figure.subplots(len(rows), count, squeeze=False)
     for (name, images, labels), row in zip(rows, axes, strict=True):
         answers = [predict(network.params, network.model_state, images) for network in networks]
