@@ -8,6 +8,9 @@ from fip_jax import checkpoint, suspect
 from fip_jax.config import default_config
 from fip_jax.errors import UserError
 
+# Orbax leaves coroutines behind when a folder cannot be read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def config_for(folder=""):
     config = default_config()
@@ -45,7 +48,6 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
         ({"model": "small_vgg"}, "model"),
         ({"model": {"name": "no_such_net", "width": 2}}, "no_such_net"),
         ({"model": {"name": "small_vgg"}}, "model"),
-        ({"model": {"name": "small_vgg", "width": 3}}, "expected the weights of the network"),
         ({"held_out": "nothing"}, "held_out"),
         ({"held_out": {"dataset": "rendered_signs"}}, "held_out"),
     ],
