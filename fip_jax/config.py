@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fip_jax.attacks import ATTACKS
+from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
 from fip_jax.purify import Settings
@@ -19,11 +20,11 @@ def default_config() -> ConfigDict:
     config.seed = 0  # of everything random: data splits, trigger, weights, batches, probes
 
     config.dataset = ConfigDict()  # read by material.py and data/
-    config.dataset.name = "rendered_signs"  # gtsrb, rendered_signs, or any TFDS image classification set
+    config.dataset.name = "rendered_signs"  # gtsrb, rendered_signs, any TFDS classification set, or a path
     config.dataset.data_dir = ""  # prepared data sets; empty: TFDS's default
     config.dataset.manual_dir = ""  # archives downloaded by hand
     config.dataset.image_size = 32  # pixels
-    config.dataset.crop = True  # gtsrb: crop to the region of interest
+    config.dataset.crop = "auto"  # to the region of interest where one is known (gtsrb); or whole, center
     config.dataset.mean = (0.0, 0.0, 0.0)  # of images in [0, 1], per channel
     config.dataset.std = (1.0, 1.0, 1.0)
     config.dataset.crop_padding = 2  # pixels of random shift, in victim training and purification
@@ -34,18 +35,21 @@ def default_config() -> ConfigDict:
     config.model.width = 32  # channels of the first stage
 
     config.attack = ConfigDict()  # read by attacks/
-    config.attack.name = "badnets"  # none, badnets, blend, sig
+    config.attack.name = "badnets"  # none, badnets, blend, pattern, sig
     config.attack.mode = "all_to_one"  # or all_to_all: class y becomes y + 1
     config.attack.target = 0
     config.attack.poison_rate = 0.1  # fraction of the training images that are not held out
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
+    config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength
+        {"file": "", "mask": "", "apply": "replace", "alpha": 1.0}
+    )
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
 
     config.victim = ConfigDict()  # read by suspect.py
-    config.victim.checkpoint = (
-        ""  # victim/ of an earlier run, which brings model.*, mean and std; empty: train one
-    )
+    # A file of PyTorch or safetensors, which brings model.*, or victim/ of an earlier run, which brings mean and std
+    # as well; empty: train one.
+    config.victim.checkpoint = ""
     config.victim.epochs = 10
     config.victim.batch_size = 128
     config.victim.learning_rate = 0.05
@@ -54,8 +58,10 @@ def default_config() -> ConfigDict:
     config.victim.warmup = 0.2  # fraction of the steps
 
     config.clean = ConfigDict()  # read by data/held_out.py
-    config.clean.fraction = 0.01  # of the training images, held out for the defender
+    config.clean.fraction = 0.01  # of the images of `source`, held out for the defender
+    config.clean.source = "train"  # or test, for a network that was trained on all training images
     config.clean.max_per_track = 4  # clean images from one track
+    config.clean.test_fraction = 0.2  # of the clean images, kept back where the data have no test images
 
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fip, ft, ft_sam
@@ -122,6 +128,8 @@ def check_config(config: ConfigDict) -> None:
     """
     _expect_one_of(config, "model.name", sorted(MODELS))
     _expect_one_of(config, "attack.name", ["none", *sorted(ATTACKS)])
+    _expect_one_of(config, "dataset.crop", CROPS)
+    _expect_one_of(config, "clean.source", ("train", "test"))
     _expect_one_of(config, "defense.name", METHODS)
     for key in _POSITIVE:
         _expect(config, key, lambda value: 0 < value < math.inf, "a number above 0")
@@ -131,7 +139,8 @@ def check_config(config: ConfigDict) -> None:
         _expect(config, key, lambda value: 0 <= value < 1, "a number from 0 to below 1")
     _expect(config, "seed", lambda value: value < 2**32, "a number below 2**32")
     _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
-    _expect(config, "clean.fraction", lambda value: 0 < value < 1, "a fraction between 0 and 1")
+    for key in ("clean.fraction", "clean.test_fraction"):
+        _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
         _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
     for method in METHODS:

@@ -7,9 +7,11 @@ from ml_collections import ConfigDict
 
 from fip_jax import checkpoint, phase, purify
 from fip_jax.config import defense_settings
-from fip_jax.data.batches import make_draw, to_device
-from fip_jax.data.source import Split
-from fip_jax.network import make_objective
+from fip_jax.data.batches import make_draw, to_device, to_unit
+from fip_jax.data.split import Split
+from fip_jax.export import as_exported, export
+from fip_jax.network import FunctionNetwork, Network, make_objective
+from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness
 from fip_jax.suspect import Suspect
 from fip_jax.timing import Lap
@@ -27,55 +29,83 @@ class Purified(NamedTuple):
     seconds: float
 
 
+class Start(NamedTuple):
+    """All that `purify.run` takes, before the first step."""
+
+    step_fn: purify.StepFn
+    state: purify.State
+    anchor: purify.Anchor | None
+    data: PyTree
+    num_steps: int
+
+
+def begin(
+    config: ConfigDict, network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, clean: Split
+) -> Start:
+    """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
+
+    Args:
+      config: of which `defense`, `dataset.crop_padding`, `dataset.flip`, `smoothness.chunk_size` and `seed` count.
+      network: the network to purify.
+      params: its parameters.
+      model_state: its BatchNorm statistics.
+      clean: the defender's images.
+    """
+    settings = defense_settings(config)
+    data = to_device(clean.images, clean.labels)
+    anchor = None
+    if settings.eta_r:
+        smoothness = Smoothness(
+            network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size
+        )
+        anchor = purify.Anchor(params, jax.block_until_ready(smoothness.diagonal(params, model_state)))
+    objective = make_objective(network, batch_statistics=config.defense.batch_statistics, dropout=False)
+    draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
+    key = jax.random.fold_in(jax.random.key(config.seed), 20)
+    return Start(
+        purify.make_step(objective, settings, draw),
+        purify.init_state(settings, params, model_state, key),
+        anchor,
+        data,
+        settings.num_steps,
+    )
+
+
 def purify_suspect(
-    config: ConfigDict,
-    suspect: Suspect,
-    clean: Split,
-    workdir: Workdir,
-    smoothness: Smoothness,
-    measure: phase.Measure,
+    config: ConfigDict, suspect: Suspect, clean: Split, workdir: Workdir, measure: phase.Measure
 ) -> Purified:
-    """Runs the method `defense.name` and writes the result to `purified/`.
+    """Runs the method `defense.name` and writes the result to `purified/`, and to files for other programs.
 
     Args:
       config: the run's.
       suspect: the network to purify.
       clean: the defender's images.
       workdir: for checkpoints, metrics and the purified model.
-      smoothness: Fisher matrix over the clean images, for the anchor of the eta_r term.
       measure: rates to log on the way; nothing depends on them.
     """
-    settings = defense_settings(config)
     lap = Lap()
-    anchor = None
-    if settings.eta_r:
-        diagonal = jax.block_until_ready(smoothness.diagonal(suspect.params, suspect.model_state))
-        anchor = purify.Anchor(suspect.params, diagonal)
-    anchored = lap.read()
-    objective = make_objective(
-        suspect.network, batch_statistics=config.defense.batch_statistics, dropout=False
-    )
-    draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
-    key = jax.random.fold_in(jax.random.key(config.seed), 20)
+    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean)
+    begun = lap.read()
     outcome = phase.run(
         phase.Phase(
             name="purify",
             title=f"purify with {config.defense.name}",
-            num_steps=settings.num_steps,
+            num_steps=start.num_steps,
             measure_every=config.report.eval_every,
             measure=measure,
             checkpoint_seconds=config.report.checkpoint_seconds,
         ),
         workdir,
-        purify.make_step(objective, settings, draw),
-        purify.init_state(settings, suspect.params, suspect.model_state, key),
-        anchor,
-        to_device(clean.images, clean.labels),
+        start.step_fn,
+        start.state,
+        start.anchor,
+        start.data,
     )
     state = outcome.state
+    purified = as_exported(suspect._replace(params=state.params, model_state=state.model_state))
     folder = workdir.path / "purified"
     if not folder.exists():
-        checkpoint.save_model(folder, state.params, state.model_state, suspect.description)
-    seconds = outcome.seconds - outcome.compile_seconds + anchored["total"] - anchored["compile"]
-    purified = suspect._replace(params=state.params, model_state=state.model_state)
+        checkpoint.save_model(folder, purified.params, purified.model_state, purified.description)
+    export(workdir.path, purified)
+    seconds = outcome.seconds - outcome.compile_seconds + begun["total"] - begun["compile"]
     return Purified(purified, int(state.num_skipped), seconds)

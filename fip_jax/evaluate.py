@@ -9,7 +9,7 @@ import numpy as np
 
 from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.batches import to_unit
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.network import Network
 from fip_jax.per_example import PyTree
 

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from fip_jax import purify, suspect
 from fip_jax.config import check_config
 from fip_jax.data.batches import to_device, to_unit
-from fip_jax.data.source import Split
 from fip_jax.defend import purify_suspect
+from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
+from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
 from fip_jax.progress import console
 from fip_jax.report import figures, text
@@ -48,8 +49,10 @@ def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
         console.print("this run was finished before")
         text.print_summary(finished, workdir.path)
         return finished
-    material = prepare(config)
-    fresh = _suspect(config, material)
+    loaded = suspect.load(config) if config.victim.checkpoint else None
+    material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
+    fresh = loaded or suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    _check_classes(config, fresh, material)
     workdir.begin()
     try:
         return _story(config, workdir, material, fresh)
@@ -57,11 +60,19 @@ def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
         workdir.close()
 
 
-def _suspect(config: ConfigDict, material: Material) -> Suspect:
-    num_classes = len(material.class_names)
-    if config.victim.checkpoint:
-        return suspect.load(config, num_classes)
-    return suspect.build(suspect.describe(config, num_classes), config.seed)
+def _with_delivered(material: Material, loaded: Suspect | None) -> Material:
+    """The data with the triggered test images that came with the network, where no attack is named."""
+    if loaded is None or loaded.backdoorbench is None or material.triggered is not None:
+        return material
+    return material._replace(triggered=loaded.backdoorbench.triggered)
+
+
+def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> None:
+    if network.num_classes != len(material.class_names):
+        raise UserError(
+            f"victim.checkpoint: {config.victim.checkpoint} has {network.num_classes} classes, expected "
+            f"{len(material.class_names)}, as in the data set {config.dataset.name}"
+        )
 
 
 def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect) -> dict[str, Any]:
@@ -72,15 +83,20 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
 
     victim = fresh
     if not config.victim.checkpoint:
+        assert material.training is not None  # or `prepare` would have refused
         victim = train(config, fresh, material.training, workdir, measure)
+    elif fresh.foreign is not None:
+        _check_unchanged(fresh.foreign, workdir)
     console.print("inspect the suspicious network")
     before = workdir.once("victim", lambda: _rates(predict, victim, material))
     looked_at = material.test.take(np.arange(len(material.test.labels))[: config.smoothness.num_images])
-    smoothness = _smoothness(config, fresh, looked_at)
+    data = to_device(looked_at.images, looked_at.labels)
+    smoothness = Smoothness(
+        fresh.network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size
+    )
     smooth_before = workdir.once("smoothness_before", lambda: _inspect(config, smoothness, victim))
 
-    fisher_of_clean = _smoothness(config, fresh, material.clean)
-    purified = purify_suspect(config, victim, material.clean, workdir, fisher_of_clean, measure)
+    purified = purify_suspect(config, victim, material.clean, workdir, measure)
     console.print("inspect the purified network")
     after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: _inspect(config, smoothness, purified.suspect))
@@ -93,7 +109,7 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
         "seconds": {**workdir.seconds(), "purify": purified.seconds},
         "clean_images": len(material.clean.labels),
         "skipped_steps": purified.num_skipped,
-        "attack": config.attack.name,
+        "attack": _attack(config, victim),
         "defense": config.defense.name,
         "seed": config.seed,
         "versions": _versions(),
@@ -104,6 +120,14 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
     return summary
 
 
+def _check_unchanged(source: Foreign, workdir: Workdir) -> None:
+    if workdir.once("victim_sha256", lambda: source.digest) != source.digest:
+        raise UserError(
+            f"victim.checkpoint: {source.path} has changed since this run was begun, expected the same file, or "
+            "another --workdir"
+        )
+
+
 def _rates(
     predict: Predict, network: Suspect | purify.State, material: Material, limit: int | None = None
 ) -> dict[str, float | None]:
@@ -111,9 +135,9 @@ def _rates(
     return found._asdict()
 
 
-def _smoothness(config: ConfigDict, suspect: Suspect, split: Split) -> Smoothness:
-    data = to_device(split.images, split.labels)
-    return Smoothness(suspect.network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size)
+def _attack(config: ConfigDict, victim: Suspect) -> str:
+    delivered = victim.backdoorbench and victim.backdoorbench.attack
+    return delivered if delivered and config.attack.name == "none" else config.attack.name
 
 
 def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 from fip_jax.attacks import create_attack
 from fip_jax.attacks.poison import Goal, TriggeredSet, check_goal, poison, triggered_test_set
 from fip_jax.data import source
-from fip_jax.data.held_out import hold_out
+from fip_jax.data.held_out import hold_out, keep_back
+from fip_jax.data.split import DataSet, Split
+from fip_jax.errors import UserError
 from fip_jax.progress import console
 
 
@@ -15,22 +17,26 @@ class Material(NamedTuple):
     """The data of a run.
 
     Attributes:
-      training: the victim's images, poisoned where there is an attack.
+      training: the victim's images, poisoned where there is an attack; None where the data have none.
       clean: the defender's images.
       test: clean test images.
       triggered: test images with the trigger, or None without an attack.
       class_names: names of the classes.
     """
 
-    training: source.Split
-    clean: source.Split
-    test: source.Split
+    training: Split | None
+    clean: Split
+    test: Split
     triggered: TriggeredSet | None
     class_names: tuple[str, ...]
 
 
-def prepare(config: ConfigDict) -> Material:
+def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     """Loads the data, holds out the clean images, and poisons what is left.
+
+    Args:
+      config: the run's.
+      num_classes: of a network that is to be purified; a user's own images may lack some of its classes.
 
     Raises:
       UserError: data set or attack cannot be had as asked for.
@@ -43,17 +49,55 @@ def prepare(config: ConfigDict) -> Material:
         image_size=config.dataset.image_size,
         crop=config.dataset.crop,
     )
-    num_classes = len(data.class_names)
-    victims, clean = hold_out(
-        data.train, num_classes, config.clean.fraction, config.clean.max_per_track, config.seed
-    )
+    names = _class_names(config, data, num_classes)
+    training, clean, test = _divide(config, data, len(names))
+    if training is None and not config.victim.checkpoint:
+        raise UserError(
+            f"victim.checkpoint: found nothing, expected a network to purify, since {config.dataset.name} has no "
+            "training images"
+        )
     options = config.attack.get(config.attack.name, ConfigDict())
-    attack = create_attack(config.attack.name, victims.images.shape[1:], options)
+    attack = create_attack(config.attack.name, test.images.shape[1:], options)
     if attack is None:
-        return Material(victims, clean, data.test, None, data.class_names)
-    goal = Goal(config.attack.mode, config.attack.target, num_classes)
+        return Material(training, clean, test, None, names)
+    goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack.clean_label)
-    if not config.victim.checkpoint:
-        victims, _ = poison(victims, attack, goal, config.attack.poison_rate, config.seed)
-    triggered = triggered_test_set(data.test, attack, goal)
-    return Material(victims, clean, data.test, triggered, data.class_names)
+    if training is not None and not config.victim.checkpoint:
+        training, _ = poison(training, attack, goal, config.attack.poison_rate, config.seed)
+    return Material(training, clean, test, triggered_test_set(test, attack, goal), names)
+
+
+def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> tuple[str, ...]:
+    """The classes of the data, and for a user's own images those that only the network has."""
+    if not data.own or num_classes is None:
+        return data.class_names
+    if len(data.class_names) > num_classes:
+        raise UserError(
+            f"dataset.name: {config.dataset.name} has {len(data.class_names)} classes, expected at most the "
+            f"{num_classes} of the network in victim.checkpoint"
+        )
+    missing = range(len(data.class_names), num_classes)
+    return data.class_names + tuple(f"class {index}" for index in missing)
+
+
+def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split | None, Split, Split]:
+    """(the victim's training images, the defender's clean ones, test images), no image in two of them."""
+    choice = (num_classes, config.clean.fraction, config.clean.max_per_track, config.seed, data.own)
+    training, test = data.train, data.test
+    if data.clean is not None:
+        clean = data.clean
+    elif config.clean.source == "test":
+        if test is None:
+            raise UserError(
+                f"clean.source: found 'test', but {config.dataset.name} has no test images, expected 'train'"
+            )
+        test, clean = hold_out(test, *choice)
+    else:
+        assert training is not None  # a data set has training or clean images
+        training, clean = hold_out(training, *choice)
+    if test is None:
+        clean, test = keep_back(clean, config.clean.test_fraction, config.seed)
+        console.print(
+            f"no test images: {len(test.labels)} of the clean ones are kept back to measure ACC with"
+        )
+    return training, clean, test

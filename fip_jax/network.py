@@ -68,6 +68,24 @@ class Network(NamedTuple):
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
+class FunctionNetwork(NamedTuple):
+    """A plain function in the place of a `Network`: without dropout, and its BatchNorm statistics never move.
+
+    Attributes:
+      apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`.
+      convolve: not used: the function brings its own convolutions.
+    """
+
+    apply_fn: Callable[[PyTree, jax.Array], jax.Array]
+    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, images: jax.Array, **_: Any
+    ) -> tuple[jax.Array, PyTree]:
+        """As `Network`."""
+        return self.apply_fn(params, images), model_state
+
+
 def split_module(
     module: nnx.Module, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3
 ) -> tuple[Network, PyTree, PyTree]:
@@ -77,7 +95,7 @@ def split_module(
     return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
 
-def make_log_prob_fn(network: Network) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
+def make_log_prob_fn(network: Network | FunctionNetwork) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
     """`(params, model_state, example) -> log p(label | image)`, with the running statistics.
 
     An example is `{"image": [H, W, C] in [0, 1], "label": []}`.
@@ -90,7 +108,7 @@ def make_log_prob_fn(network: Network) -> Callable[[PyTree, PyTree, PyTree], jax
     return log_prob_fn
 
 
-def make_objective(network: Network, *, batch_statistics: bool, dropout: bool) -> Objective:
+def make_objective(network: Network | FunctionNetwork, *, batch_statistics: bool, dropout: bool) -> Objective:
     """Cross-entropy and log-likelihood of a network, for examples `{"image": [H, W, C], "label": []}`.
 
     Args:

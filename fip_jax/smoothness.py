@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from fip_jax import convolution, eigen, fisher
-from fip_jax.network import Network, make_log_prob_fn
+from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn
 from fip_jax.per_example import PyTree, num_examples
 
 
@@ -44,7 +44,7 @@ class Smoothness:
       chunk_size: examples whose gradients are held at once.
     """
 
-    def __init__(self, network: Network, batch: PyTree, chunk_size: int):
+    def __init__(self, network: Network | FunctionNetwork, batch: PyTree, chunk_size: int):
         self._batch, self._chunk_size = batch, chunk_size
         for_gradients = network._replace(convolve=convolution.for_per_example_gradients())
 

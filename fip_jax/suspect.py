@@ -1,4 +1,4 @@
-"""The suspicious network: trained here on poisoned data, or loaded from a folder."""
+"""The suspicious network: trained here on poisoned data, or loaded from a folder or a file."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,21 +9,42 @@ from ml_collections import ConfigDict
 from fip_jax import checkpoint, phase, purify
 from fip_jax.config import victim_settings
 from fip_jax.data.batches import make_draw, to_device
-from fip_jax.data.source import Split
+from fip_jax.data.own_images import is_path
+from fip_jax.data.split import Split
 from fip_jax.errors import UserError
-from fip_jax.models import create_model
+from fip_jax.interop import backdoorbench, foreign
+from fip_jax.interop.backdoorbench import AttackResult
+from fip_jax.interop.foreign import Foreign
+from fip_jax.interop.state_dict import from_torch, recognise
+from fip_jax.models import MODELS, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.per_example import PyTree
 from fip_jax.workdir import Workdir
 
 
 class Suspect(NamedTuple):
-    """A network with its weights, and what it takes to build it again (JSON-like)."""
+    """A network with its weights.
+
+    Attributes:
+      network: without its weights.
+      params: its parameters.
+      model_state: its BatchNorm statistics.
+      description: what it takes to build it again (JSON-like).
+      foreign: the file that it came in, or None.
+      backdoorbench: what that file holds beside the weights if BackdoorBench wrote it, or None.
+    """
 
     network: Network
     params: PyTree
     model_state: PyTree
     description: dict[str, Any]
+    foreign: Foreign | None = None
+    backdoorbench: AttackResult | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.description["num_classes"]
 
 
 def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
@@ -40,8 +61,10 @@ def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
 
 
 def _held_out(config: ConfigDict) -> dict[str, Any]:
+    name = config.dataset.name
     return {
-        "dataset": config.dataset.name.split("/")[0].split(":")[0],
+        "dataset": name if is_path(name) else name.split("/")[0].split(":")[0],
+        "source": config.clean.source,
         "seed": config.seed,
         "fraction": config.clean.fraction,
         "max_per_track": config.clean.max_per_track,
@@ -72,27 +95,54 @@ def build(description: dict[str, Any], seed: int) -> Suspect:
     return Suspect(*parts, description)
 
 
-def load(config: ConfigDict, num_classes: int) -> Suspect:
-    """The network in the folder `victim.checkpoint`.
+def load(config: ConfigDict) -> Suspect:
+    """The network in `victim.checkpoint`: a folder of ours, or a file of PyTorch or safetensors.
 
     Raises:
-      UserError: no model of ours, for other classes or images, or trained on what are now clean images.
+      UserError: no such folder or file, another format, damaged, or no network that is known here.
     """
-    path = Path(config.victim.checkpoint).absolute()
+    path = Path(config.victim.checkpoint).expanduser().absolute()
+    return _load_file(config, path) if path.is_file() else _load_folder(config, path)
+
+
+def _load_file(config: ConfigDict, path: Path) -> Suspect:
+    source = foreign.read(path)
+    arrays = source.network()
+    try:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        name, options = recognise(shapes, config.dataset.image_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    num_classes = options.pop("num_classes")
+    # It does not say which images it was trained on: nothing can be checked.
+    unknown = {key: type(value)() for key, value in _held_out(config).items()}
+    description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
+    suspect = build(description, config.seed)
+    aliases = getattr(MODELS[name], "ALIASES", {})
+    params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases)
+    return suspect._replace(
+        params=params,
+        model_state=model_state,
+        foreign=source,
+        backdoorbench=backdoorbench.read(source, config.dataset.image_size),
+    )
+
+
+def _load_folder(config: ConfigDict, path: Path) -> Suspect:
     description = checkpoint.load_description(path)
-    _check_description(path, description, describe(config, num_classes))
-    for key, expected in (("num_classes", num_classes), ("image_size", config.dataset.image_size)):
-        if description.get(key) != expected:
-            raise UserError(
-                f"victim.checkpoint: {path} has {key} = {description.get(key)}, expected {expected}, as in the "
-                f"data set {config.dataset.name}"
-            )
-    trained, now = description["held_out"], _held_out(config)
-    same = all(trained[key] == now[key] for key in ("seed", "max_per_track"))
-    if trained["dataset"] == now["dataset"] and not (same and now["fraction"] <= trained["fraction"]):
+    _check_description(path, description, describe(config, 1))
+    if description["image_size"] != config.dataset.image_size:
         raise UserError(
-            f"victim.checkpoint: {path} held out images with {trained}, expected the same seed and max_per_track "
-            f"and no smaller a fraction than now ({now}), or it has been trained on the defender's images"
+            f"victim.checkpoint: {path} is for images of {description['image_size']} pixels, expected "
+            f"dataset.image_size = {config.dataset.image_size}"
+        )
+    trained, now = description["held_out"], _held_out(config)
+    same = all(trained[key] == now[key] for key in ("source", "seed", "max_per_track"))
+    safe = now["source"] == "test" or (same and now["fraction"] <= trained["fraction"])
+    if trained["dataset"] == now["dataset"] and not safe:
+        raise UserError(
+            f"victim.checkpoint: {path} held out images with {trained}, expected the same source, seed and "
+            f"max_per_track and no smaller a fraction than now ({now}), or it has been trained on the defender's images"
         )
     suspect = build(description, config.seed)
     params, model_state = checkpoint.load_model(path, suspect.params, suspect.model_state)

@@ -7,7 +7,7 @@ import pytest
 from oracles import conv_net
 
 from fip_jax.attacks.poison import TriggeredSet
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.evaluate import (
     Rates,
     accuracy,

@@ -7,6 +7,7 @@ import numpy as np
 
 from fip_jax.attacks.badnets import badnets
 from fip_jax.attacks.blend import blend
+from fip_jax.attacks.pattern import pattern
 from fip_jax.attacks.sig import sig
 from fip_jax.errors import UserError
 
@@ -29,12 +30,13 @@ class Attack(NamedTuple):
 ATTACKS: dict[str, tuple[Callable[..., Stamp], bool]] = {
     "badnets": (badnets, False),
     "blend": (blend, False),
+    "pattern": (pattern, False),
     "sig": (sig, True),
 }
 
 
 def create_attack(
-    name: str, image_shape: tuple[int, int, int], options: Mapping[str, float] | None = None
+    name: str, image_shape: tuple[int, int, int], options: Mapping[str, float | str] | None = None
 ) -> Attack | None:
     """The attack called `name`, or None for "none".
 

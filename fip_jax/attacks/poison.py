@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fip_jax.attacks import Attack
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 
 MODES = ("all_to_one", "all_to_all")
@@ -34,13 +34,13 @@ class Goal(NamedTuple):
 class TriggeredSet(NamedTuple):
     """Triggered uint8 images `[N, H, W, C]`; int32 `[N]`: true labels, the attacker's targets, and indices.
 
-    The indices are those of the clean images in their split.
+    The indices are those of the clean images in their split, or None where these are not known.
     """
 
     images: np.ndarray
     labels: np.ndarray
     targets: np.ndarray
-    indices: np.ndarray
+    indices: np.ndarray | None
 
 
 def check_goal(goal: Goal, clean_label: bool) -> None:

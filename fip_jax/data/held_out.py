@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 
 
 def hold_out(
-    split: Split, num_classes: int, fraction: float, max_per_track: int, seed: int
+    split: Split, num_classes: int, fraction: float, max_per_track: int, seed: int, own: bool = False
 ) -> tuple[Split, Split]:
     """Splits training images into (the victim's, the defender's clean ones).
 
@@ -22,6 +22,7 @@ def hold_out(
       max_per_track: clean images taken from one track. Fewer give a more varied clean set and cost the victim
         more of its tracks.
       seed: of the choice.
+      own: whether a class may have no images at all.
 
     Raises:
       UserError: a class would come out empty on one side.
@@ -30,6 +31,8 @@ def hold_out(
     clean, given = [], np.zeros(len(split.labels), bool)
     for label in range(num_classes):
         members = np.flatnonzero(split.labels == label)
+        if not len(members) and own:
+            continue
         quota = int(fraction * len(members) + 0.5)
         if not quota:
             raise UserError(
@@ -52,3 +55,28 @@ def hold_out(
                 f"images), expected a smaller fraction"
             )
     return split.take(np.flatnonzero(~given)), split.take(np.sort(np.concatenate(clean)))
+
+
+def keep_back(clean: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Splits clean images into (what purification gets, what stands in for a test set).
+
+    Args:
+      clean: the defender's images.
+      fraction: of each class that is kept back, in (0, 1): to the nearest, at least one image of a class that has two
+        or more, and never all of them.
+      seed: of the choice.
+
+    Raises:
+      UserError: no class has two images.
+    """
+    kept = np.zeros(len(clean.labels), bool)
+    for label in np.unique(clean.labels):
+        members = np.flatnonzero(clean.labels == label)
+        count = min(max(1, int(fraction * len(members) + 0.5)), len(members) - 1)
+        order = np.random.default_rng([seed, 2, int(label)]).permutation(members)
+        kept[order[:count]] = True
+    if not kept.any():
+        raise UserError(
+            "dataset.name: found one clean image of each class, expected more, or test images as well"
+        )
+    return clean.take(np.flatnonzero(~kept)), clean.take(np.flatnonzero(kept))

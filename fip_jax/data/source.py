@@ -1,59 +1,41 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from fip_jax.data import own_images
 from fip_jax.data.gtsrb import Gtsrb
+from fip_jax.data.pixels import to_square
 from fip_jax.data.rendered_signs import RenderedSigns
+from fip_jax.data.split import DataSet, Split
 from fip_jax.errors import UserError
 from fip_jax.progress import console
 
 OWN_BUILDERS = {"gtsrb": Gtsrb, "rendered_signs": RenderedSigns}
 
 
-class Split(NamedTuple):
-    """Images uint8 `[N, H, W, 3]`, labels int32 `[N]`, and tracks int32 `[N]` or None.
-
-    Images of one track show one object and belong on one side of every split.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    tracks: np.ndarray | None = None
-
-    def take(self, indices: np.ndarray) -> "Split":
-        """The examples at `indices`."""
-        tracks = None if self.tracks is None else self.tracks[indices]
-        return Split(self.images[indices], self.labels[indices], tracks)
-
-
-class DataSet(NamedTuple):
-    """Training and test split and the names of the classes."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-
-
 def load(
-    name: str, *, data_dir: str = "", manual_dir: str = "", image_size: int = 32, crop: bool = True
+    name: str, *, data_dir: str = "", manual_dir: str = "", image_size: int = 32, crop: str = "auto"
 ) -> DataSet:
     """Loads a data set, preparing it first where that has not been done.
 
     Args:
-      name: `gtsrb`, `rendered_signs`, or any TFDS image classification set (`name`, `name/config`).
+      name: `gtsrb`, `rendered_signs`, any TFDS image classification set (`name`, `name/config`), or a path to
+        images of the user's own (see `own_images.py`).
       data_dir: where TFDS keeps prepared data sets; empty for TFDS's default.
       manual_dir: folder of archives that the user downloaded; empty for none.
       image_size: height and width in pixels that images are resized to (bilinear) if they are not so already.
-      crop: for `gtsrb`, whether images are cropped to their region of interest.
+      crop: what is resized: "auto", the region of interest where the data set knows one (`gtsrb`), else the whole
+        image; "whole"; or "center", the largest centred square.
 
     Raises:
       UserError: unknown name, not a set of labelled images, or it cannot be prepared.
     """
+    if own_images.is_path(name):
+        return own_images.load(name, image_size, crop)
     builder = _builder(name, data_dir, crop)
     if not {"image", "label"} <= set(builder.info.features or {}):
         raise UserError(f"dataset.name: {name} has no features 'image' and 'label', expected labelled images")
@@ -65,23 +47,23 @@ def load(
     label = builder.info.features["label"]
     if not isinstance(label, tfds.features.ClassLabel):
         raise UserError(f"dataset.name: the labels of {name} are not classes, expected a classification set")
-    train, test = (_read(builder, split, image_size) for split in ("train", evaluation))
+    train, test = (_read(builder, split, image_size, crop) for split in ("train", evaluation))
     return DataSet(train, test, tuple(label.names))
 
 
-def _builder(name: str, data_dir: str, crop: bool) -> tfds.core.DatasetBuilder:
+def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
     options = {"data_dir": data_dir or None, "file_format": "array_record"}
     try:
         if name == "gtsrb":
-            return Gtsrb(config="cropped" if crop else "whole", **options)
+            return Gtsrb(config="cropped" if crop == "auto" else "whole", **options)
         if name in OWN_BUILDERS:
             return OWN_BUILDERS[name](**options)
         return tfds.builder(name, **options)
     except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, or the name of a TFDS data set "
-            f"that is not yet prepared or prepared as ArrayRecord ({reason})"
+            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder or .npz, or "
+            f"the name of a TFDS data set that is not yet prepared or prepared as ArrayRecord ({reason})"
         ) from error
 
 
@@ -108,22 +90,17 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> N
         raise UserError(f"dataset.name: {name} could not be downloaded and prepared: {reason}") from error
 
 
-def _read(builder: tfds.core.DatasetBuilder, split: str, image_size: int) -> Split:
+def _read(builder: tfds.core.DatasetBuilder, split: str, image_size: int, crop: str) -> Split:
     examples = builder.as_data_source(split=split)
     images = np.empty((len(examples), image_size, image_size, 3), np.uint8)
     labels = np.empty(len(examples), np.int32)
     has_tracks = "track" in builder.info.features
     tracks = np.empty(len(examples), np.int32) if has_tracks else None
     for index, example in enumerate(examples):
-        images[index] = _resized(example["image"], image_size)
+        image = example["image"]
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        images[index] = to_square(picture, image_size, crop)
         labels[index] = example["label"]
         if tracks is not None:
             tracks[index] = example["track"]
     return Split(images, labels, tracks)
-
-
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    if image.shape == (size, size, 3):
-        return image
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))

@@ -93,19 +93,24 @@ def draw_examples(
       count: images.
     """
     test, triggered = material.test, material.triggered
-    shown = np.arange(min(count, len(test.labels))) if triggered is None else triggered.indices[:count]
-    count = min(count, len(shown))
+    if triggered is None or triggered.indices is None:
+        shown = np.arange(min(count, len(test.labels)))
+    else:
+        shown = triggered.indices[:count]
     rows = [("clean", test.images[shown], test.labels[shown])]
     if triggered is not None:
         rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
     names = material.class_names
+    columns = max(len(labels) for _, _, labels in rows)
     # The layout knows nothing of the answers below the last row; it gets a margin for them.
     layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))
-    figure = Figure(figsize=(1.75 * count, 2.45 * len(rows)), layout=layout)
-    axes = figure.subplots(len(rows), count, squeeze=False)
+    figure = Figure(figsize=(1.75 * columns, 2.45 * len(rows)), layout=layout)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for (name, images, labels), row in zip(rows, axes, strict=True):
         answers = [predict(network.params, network.model_state, images) for network in networks]
-        for column, axis in enumerate(row):
+        for axis in row[len(labels) :]:
+            axis.set_visible(False)
+        for column, axis in enumerate(row[: len(labels)]):
             _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
         row[0].set_ylabel(name, fontsize=12)
     figure.suptitle("What the network says: before and after purification", fontsize=12)

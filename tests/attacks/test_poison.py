@@ -5,7 +5,7 @@ import pytest
 
 from fip_jax.attacks import Attack
 from fip_jax.attacks.poison import Goal, poison, triggered_test_set
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 
 CLASSES = 5

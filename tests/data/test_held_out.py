@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fip_jax.data.held_out import hold_out
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 
 

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from fip_jax.attacks.poison import TriggeredSet
-from fip_jax.data.source import Split
+from fip_jax.data.split import Split
 from fip_jax.experiment import Material
 from fip_jax.report import text
 from fip_jax.report.figures import RIGHT, WRONG, draw_all, draw_curves, draw_examples

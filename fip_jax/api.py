@@ -1,0 +1,161 @@
+"""Purification from Python: `import fip_jax`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from fip_jax import purify, suspect
+from fip_jax.config import check_config, default_config
+from fip_jax.data.split import Split
+from fip_jax.defend import begin
+from fip_jax.errors import UserError
+from fip_jax.export import as_exported, export
+from fip_jax.network import FunctionNetwork, Network, split_module
+from fip_jax.per_example import PyTree
+from fip_jax.progress import Task
+from fip_jax.suspect import Suspect
+
+_Triple = tuple[float, float, float]
+
+
+def load(
+    path: str | Path,
+    *,
+    image_size: int = 32,
+    mean: _Triple = (0.0, 0.0, 0.0),
+    std: _Triple = (1.0, 1.0, 1.0),
+) -> Suspect:
+    """A network from a file of PyTorch (state dict) or safetensors. Nothing in the file is run.
+
+    Args:
+      path: the file.
+      image_size: height and width in pixels of the images it takes.
+      mean: per channel, subtracted from images in [0, 1].
+      std: per channel, divides what is left.
+
+    Raises:
+      UserError: not such a file, damaged, or no network that is known here.
+    """
+    config = default_config()
+    config.victim.checkpoint = str(path)
+    config.dataset.image_size = image_size
+    config.dataset.mean, config.dataset.std = mean, std
+    check_config(config)
+    return suspect.load(config)
+
+
+def save(folder: str | Path, network: Suspect) -> list[Path]:
+    """Writes a network in the format that it came in, with the same keys and types, and as safetensors.
+
+    Args:
+      folder: where to; made if need be.
+      network: from `purify_network`.
+
+    Returns:
+      The files.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return export(Path(folder), network)
+
+
+@overload
+def purify_network(network: Suspect, images: np.ndarray, labels: np.ndarray, **options: Any) -> Suspect: ...
+@overload
+def purify_network(
+    network: nnx.Module, images: np.ndarray, labels: np.ndarray, **options: Any
+) -> nnx.Module: ...
+def purify_network(network, images, labels, *, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **options):
+    """A purified copy of a network.
+
+    Args:
+      network: from `load`, or an NNX module whose call takes normalised images `[N, H, W, C]` and `rngs` (None
+        without dropout) and returns logits `[N, num_classes]`.
+      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      labels: their classes, integers `[N]`.
+      mean: for a module, per channel, subtracted from images in [0, 1].
+      std: for a module, per channel, divides what is left.
+      **options: as of `purify_function`.
+
+    Raises:
+      UserError: images or labels of another shape or type, an unknown option, or not one finite step.
+    """
+    if isinstance(network, Suspect):
+        state = _purify(network.network, network.params, network.model_state, images, labels, options)
+        return as_exported(network._replace(params=state.params, model_state=state.model_state))
+    bridge, params, model_state = split_module(network, mean, std)
+    state = _purify(bridge, params, model_state, images, labels, options)
+    return nnx.merge(bridge.graphdef, state.params, state.model_state, bridge.rest)
+
+
+def purify_function(
+    apply_fn: Callable[[PyTree, jax.Array], jax.Array],
+    params: PyTree,
+    images: np.ndarray,
+    labels: np.ndarray,
+    **options: Any,
+) -> PyTree:
+    """Purified parameters of a network that is a plain function.
+
+    Args:
+      apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`; normalises by itself.
+      params: pytree of float arrays; left as it is.
+      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      labels: their classes, integers `[N]`.
+      **options: `method` ("fip", "ft", "ft_sam"), `seed`, `crop_padding`, `flip`, and whatever `defense` and
+        `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, `eta_f`, ...
+
+    Raises:
+      UserError: images or labels of another shape or type, an unknown option, or not one finite step.
+    """
+    return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, options).params
+
+
+def _purify(
+    network: Network | FunctionNetwork,
+    params: PyTree,
+    model_state: PyTree,
+    images: np.ndarray,
+    labels: np.ndarray,
+    options: dict[str, Any],
+) -> purify.State:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(f"images: found {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels: found {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}], one an image"
+        )
+    config = _configured(options)
+    start = begin(config, network, params, model_state, Split(images, labels.astype(np.int32)))
+    with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:
+
+        def follow(taken: int, state: purify.State, metrics: purify.Metrics) -> None:
+            task.update(taken, loss=float(metrics.loss))
+
+        state = purify.run(start.step_fn, start.state, start.anchor, start.data, start.num_steps, follow)
+    if int(state.num_skipped) == start.num_steps:
+        raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
+    return state
+
+
+def _configured(options: dict[str, Any]) -> ConfigDict:
+    config = default_config()
+    config.defense.name = options.pop("method", "fip")
+    check_config(config)
+    known = {
+        **dict.fromkeys(("seed",), config),
+        **dict.fromkeys(("crop_padding", "flip"), config.dataset),
+        **dict.fromkeys(("steps", "batch_size", "momentum", "batch_statistics"), config.defense),
+        **dict.fromkeys(config.defense[config.defense.name], config.defense[config.defense.name]),
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise UserError(f"{name}: no option of {config.defense.name}, expected one of {', '.join(known)}")
+        known[name][name] = value
+    check_config(config)
+    return config

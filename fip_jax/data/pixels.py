@@ -1,0 +1,53 @@
+"""Pictures of any size and kind as square RGB arrays of one size."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fip_jax.errors import UserError
+
+CROPS = ("auto", "whole", "center")
+# What Pillow may read a user's image as; its other formats include interpreters of page descriptions.
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "WEBP", "TIFF")
+_MAX_PIXELS = 1 << 26
+
+
+def to_square(picture: Image.Image, size: int, crop: str) -> np.ndarray:
+    """uint8 `[size, size, 3]`: an image cropped, converted to RGB and resized (bilinear) where it is not so already.
+
+    Args:
+      picture: any mode and size.
+      size: pixels.
+      crop: "center" takes the largest centred square; otherwise the whole image is squeezed into the square.
+    """
+    picture = picture.convert("RGB")
+    if crop == "center":
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """An image file, read whole.
+
+    Raises:
+      UserError: not an image of a usual format, damaged, or of more than 67 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > _MAX_PIXELS:  # before anything is decoded
+                    raise ValueError(f"{picture.width} x {picture.height} pixels")
+                picture.load()
+                return picture
+    except Exception as error:  # Pillow raises many types over damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: expected an image ({', '.join(FORMATS)}), found something else ({reason})"
+        ) from error

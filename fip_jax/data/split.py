@@ -1,0 +1,39 @@
+"""What a data set is to the rest of the program: arrays in memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """Images uint8 `[N, H, W, 3]`, labels int32 `[N]`, and tracks int32 `[N]` or None.
+
+    Images of one track show one object and belong on one side of every split.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    tracks: np.ndarray | None = None
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at `indices`."""
+        tracks = None if self.tracks is None else self.tracks[indices]
+        return Split(self.images[indices], self.labels[indices], tracks)
+
+
+class DataSet(NamedTuple):
+    """The splits of a data set, None where it has none, and the names of the classes.
+
+    Attributes:
+      train: images to train a network on, out of which clean ones can be held out.
+      test: test images.
+      class_names: names of the classes.
+      clean: images that are the defender's as a whole.
+      own: whether these are a user's own images, of which some classes may have none.
+    """
+
+    train: Split | None
+    test: Split | None
+    class_names: tuple[str, ...]
+    clean: Split | None = None
+    own: bool = False

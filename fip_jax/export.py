@@ -1,0 +1,85 @@
+"""The purified network as files for other programs, in the format that the suspicious one came in."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fip_jax.interop import torch_writer
+from fip_jax.interop.foreign import Foreign, to_safetensors
+from fip_jax.interop.state_dict import file_names, from_torch, to_torch
+from fip_jax.models import MODELS
+from fip_jax.suspect import Suspect
+
+
+def as_exported(suspect: Suspect) -> Suspect:
+    """The network with the weights that a file in its own format can hold: rounded to the types there.
+
+    Numbers reported of a purified network are of this one.
+    """
+    if suspect.foreign is None:
+        return suspect
+    arrays = {
+        name: np.asarray(a).astype(np.float32) for name, a in _in_file(suspect, suspect.foreign).items()
+    }
+    network = {name: arrays[key] for name, key in suspect.foreign.keys.items()}
+    params, model_state = from_torch(network, suspect.params, suspect.model_state, _aliases(suspect))
+    return suspect._replace(params=params, model_state=model_state)
+
+
+def export(folder: Path, suspect: Suspect) -> list[Path]:
+    """Writes `purified.safetensors` and, for a network that came in a file, the same kind of file.
+
+    Args:
+      folder: where to.
+      suspect: purified.
+
+    Returns:
+      The files: `purified` with the suffixes of the file that came in, or `defense_result.pt` for BackdoorBench's
+      `attack_result.pt`. Names of tensors, types and nesting are those of the file that came in.
+    """
+    foreign = suspect.foreign
+    if foreign is None:
+        arrays = to_torch(suspect.params, suspect.model_state)
+        return [_write(folder / "purified.safetensors", to_safetensors(arrays))]
+    arrays = _in_file(suspect, foreign)
+    written = []
+    if suspect.backdoorbench is not None:
+        content = {
+            "model_name": suspect.backdoorbench.model_name,
+            "num_classes": suspect.backdoorbench.num_classes,
+            "model": arrays,
+        }
+        written.append(
+            _write_with(folder / "defense_result.pt", lambda path: torch_writer.write(path, content))
+        )
+    elif foreign.place:
+        name = "purified" + "".join(foreign.path.suffixes[-2:])
+        written.append(_write(folder / name, foreign.rewritten(arrays)))
+    metadata = foreign.source if isinstance(foreign.source, dict) else None
+    return [*written, _write(folder / "purified.safetensors", to_safetensors(arrays, metadata))]
+
+
+def _aliases(suspect: Suspect) -> dict[str, str]:
+    return getattr(MODELS[suspect.description["model"]["name"]], "ALIASES", {})
+
+
+def _in_file(suspect: Suspect, foreign: Foreign) -> dict[str, np.ndarray]:
+    """All tensors by their names in the file that came in, of their types there."""
+    names = file_names(foreign.keys, _aliases(suspect))
+    arrays = to_torch(suspect.params, suspect.model_state)
+    return foreign.with_network({names[name]: array for name, array in arrays.items()})
+
+
+def _write(path: Path, data: bytes) -> Path:
+    return _write_with(path, lambda draft: draft.write_bytes(data))
+
+
+def _write_with(path: Path, write: Callable[[Path], object]) -> Path:
+    """Writes a file that is whole or not there."""
+    draft = path.with_name(f".{path.name}.draft")
+    write(draft)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    return draft.replace(path)

@@ -1,0 +1,148 @@
+"""Files of weights from elsewhere: which tensors are the network's, and the same file with other numbers in them."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fip_jax.errors import UserError
+from fip_jax.interop import torch_file
+from fip_jax.interop.pickled_values import TensorRef
+from fip_jax.interop.torch_file import TorchFile
+
+# Where programs put a state dict inside of what they save; the first of these that is there counts.
+_PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier", "network", "weights")
+# What wrappers of PyTorch (DataParallel, torch.compile) put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+class Foreign(NamedTuple):
+    """A file of weights.
+
+    Attributes:
+      path: the file.
+      digest: SHA-256 of it.
+      keys: each tensor's name, without what wrappers put before it -> its name in the file.
+      arrays: the tensors by their names in the file, in its order; read-only.
+      source: for files of PyTorch the whole file, for safetensors their metadata.
+      place: for files of PyTorch the tensors of `arrays` in it.
+    """
+
+    path: Path
+    digest: str
+    keys: dict[str, str]
+    arrays: dict[str, np.ndarray]
+    source: TorchFile | dict[str, str]
+    place: dict[str, TensorRef]
+
+    def network(self) -> dict[str, np.ndarray]:
+        """The tensors by name, without what wrappers put before the names."""
+        return {name: self.arrays[key] for name, key in self.keys.items()}
+
+    def with_network(self, changes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All tensors by their names in the file, of their types there; those in `changes` with its numbers."""
+        replaced = {
+            self.keys[name]: np.asarray(array).astype(self.arrays[self.keys[name]].dtype)
+            for name, array in changes.items()
+        }
+        return self.arrays | replaced
+
+    def rewritten(self, arrays: Mapping[str, np.ndarray]) -> bytes:
+        """The file with other numbers: the same keys, nesting, types, and whatever else is in it.
+
+        Args:
+          arrays: as from `with_network`.
+        """
+        if isinstance(self.source, TorchFile):
+            return self.source.replaced((self.place[key], array) for key, array in arrays.items())
+        return to_safetensors(arrays, self.source)
+
+
+def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a `.safetensors` file."""
+    return safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()}, metadata or None)
+
+
+def read(path: Path) -> Foreign:
+    """Reads a file of PyTorch (either container) or safetensors; nothing in it is run.
+
+    Raises:
+      UserError: another kind of file, a damaged one, or without a network's weights.
+    """
+    if not path.is_file():
+        raise UserError(f"victim.checkpoint: found no file {path}, expected one of PyTorch or safetensors")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        head = file.read(16)
+        file.seek(0)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not head:
+        raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
+    if head.lstrip()[:1] == b"<":
+        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
+    # A safetensors file begins with the length of its header, which begins with a brace.
+    source, place, arrays = (_read_safetensors if head[8:9] == b"{" else _read_torch)(path)
+    for key, array in arrays.items():
+        if array.dtype.kind in "fV" and not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(
+                f"{path}: found {key} with numbers that are not finite in float32, expected weights"
+            )
+    return Foreign(path, digest.hexdigest(), _plain_names(arrays), arrays, source, place)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except Exception as error:  # safetensors raises types of its own and KeyError for what NumPy lacks
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"{path}: expected a whole safetensors file, found a damaged one ({reason})"
+        ) from error
+    if not arrays:
+        raise UserError(f"{path}: found no tensors, expected a network's weights")
+    return metadata, {}, arrays
+
+
+def _read_torch(path: Path) -> tuple[TorchFile, dict[str, TensorRef], dict[str, np.ndarray]]:
+    file = torch_file.read(path)
+    place = _state_dict(path, file.content)
+    return file, place, {key: file.array(ref) for key, ref in place.items()}
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
+    """The tensors of the network: `content` itself, or what it has under one of the usual keys."""
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: found a {type(content).__name__}, expected a state_dict or a dictionary with one"
+        )
+    if any(isinstance(value, TensorRef) for value in content.values()):
+        return _tensors(path, content)
+    for key in _PLACES:
+        found = content.get(key)
+        if isinstance(found, dict) and any(isinstance(value, TensorRef) for value in found.values()):
+            return _tensors(path, found)
+    keys = ", ".join(repr(key)[:40] for key in list(content)[:12]) or "nothing"
+    raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(_PLACES)}")
+
+
+def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
+    for key, value in found.items():
+        if type(key) is not str or not isinstance(value, TensorRef):
+            raise UserError(
+                f"{path}: found {str(key)[:80]!r} of type {type(value).__name__} among the weights, expected tensors"
+            )
+    return found
+
+
+def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    names = {key: key for key in arrays}
+    while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None):
+        names = {name.removeprefix(wrapper): key for name, key in names.items()}
+    return names

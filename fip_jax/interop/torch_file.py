@@ -1,0 +1,220 @@
+"""Files of `torch.save`, read and written without PyTorch: the zip container and the one before PyTorch 1.6.
+
+A file is kept whole, as bytes. Tensors are views of it, and a changed copy of the file has other numbers at the same
+places: keys, nesting, types and everything else that is in it stay as they were.
+"""
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fip_jax.errors import UserError
+from fip_jax.interop import pickled
+from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef
+
+_LEGACY_PROTOCOL = 1001
+_CENTRAL, _LOCAL, _DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
+
+
+class Entry(NamedTuple):
+    """Where the numbers of a storage lie in the file, and the zip's record of them (None in old files)."""
+
+    start: int
+    length: int
+    record: zipfile.ZipInfo | None
+
+
+class TorchFile(NamedTuple):
+    """A file of `torch.save`.
+
+    Attributes:
+      data: the file.
+      content: what was saved, as plain values (see `pickled.read`), with a `TensorRef` for each tensor.
+      entries: place of each storage.
+    """
+
+    data: bytes
+    content: Any
+    entries: dict[str, Entry]
+
+    def array(self, ref: TensorRef) -> np.ndarray:
+        """The numbers of a tensor, a read-only view of the file."""
+        return _view(self.data, self.entries, ref)
+
+    def replaced(self, changes: Iterable[tuple[TensorRef, np.ndarray]]) -> bytes:
+        """A copy of the file with other numbers in some tensors, rounded to the types that these have there."""
+        data = bytearray(self.data)
+        touched = {}
+        for ref, values in changes:
+            view = _view(data, self.entries, ref)
+            view[...] = np.asarray(values).astype(view.dtype)
+            touched[ref.storage.key] = self.entries[ref.storage.key]
+        _renew_checksums(data, touched.values())
+        return bytes(data)
+
+
+def _view(data: bytes | bytearray, entries: dict[str, Entry], ref: TensorRef) -> np.ndarray:
+    storage = ref.storage
+    if 0 in ref.shape:
+        return np.zeros(ref.shape, storage.dtype)
+    size = storage.dtype.itemsize
+    start = entries[storage.key].start + size * storage.first
+    flat = np.frombuffer(data, storage.dtype, storage.size, start)
+    return np.lib.stride_tricks.as_strided(
+        flat[ref.offset :], ref.shape, [size * n for n in ref.strides], writeable=isinstance(data, bytearray)
+    )
+
+
+def read(path: Path) -> TorchFile:
+    """Reads a file of `torch.save`, of either container.
+
+    Raises:
+      UserError: it is neither, is damaged, or holds more than weights and plain values.
+    """
+    data = path.read_bytes()
+    try:
+        return _read_zip(data) if data[:4] == _LOCAL else _read_legacy(data)
+    except (PickleError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+        raise UserError(
+            f"{path}: found {error}, expected a file of torch.save with a state_dict() and plain values alone; "
+            "nothing in it was run"
+        ) from error
+
+
+def _read_zip(data: bytes) -> TorchFile:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except Exception as error:  # zipfile lets several types through over damaged files
+        raise PickleError("a damaged zip file") from error
+    records = {record.filename: record for record in archive.infolist()}
+    name = next(
+        (n for n in records if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)), None
+    )
+    if name is None or name.removesuffix("data.pkl") + "constants.pkl" in records:
+        raise PickleError("a zip file that is no state_dict (TorchScript, or not of PyTorch)")
+    # Entries that share their bytes would multiply the work.
+    if sum(record.file_size for record in records.values()) > len(data):
+        raise PickleError("zip entries that overlap")
+    prefix = name.removesuffix("data.pkl")
+    order = _entry(data, records[f"{prefix}byteorder"]) if f"{prefix}byteorder" in records else None
+    if order is not None and data[order.start : order.start + order.length].strip() != b"little":
+        raise PickleError("numbers that are not little-endian")
+    program = _entry(data, records[name])
+    content, _ = pickled.read(data[program.start : program.start + program.length])
+    folder = f"{prefix}data/"
+    entries = {
+        filename.removeprefix(folder): _entry(data, record)
+        for filename, record in records.items()
+        if filename.startswith(folder)
+    }
+    _check_storages(content, entries)
+    return TorchFile(data, content, entries)
+
+
+def _entry(data: bytes, record: zipfile.ZipInfo) -> Entry:
+    """Where the bytes of a record lie; it must be stored as it is, as PyTorch does, so that nothing is inflated."""
+    if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+        raise PickleError("a compressed zip entry, which PyTorch never writes")
+    at = record.header_offset
+    if at < 0 or data[at : at + 4] != _LOCAL:
+        raise PickleError("a damaged zip entry")
+    name_length, extra_length = struct.unpack_from("<HH", data, at + 26)
+    start = at + 30 + name_length + extra_length
+    if start + record.file_size > len(data):
+        raise PickleError("a zip entry that reaches beyond the file")
+    if zlib.crc32(data[start : start + record.file_size]) != record.CRC:
+        raise PickleError("a zip entry whose checksum does not match")
+    return Entry(start, record.file_size, record)
+
+
+def _read_legacy(data: bytes) -> TorchFile:
+    """Five pickles one after the other (magic number, protocol, system, content, keys), then the storages."""
+    position, parts = 0, []
+    for index in range(5):
+        value, position = pickled.read(data, position)
+        parts.append(value)
+        if index == 0 and value != pickled.LEGACY_MAGIC:
+            raise PickleError("a pickle that PyTorch did not write")
+    _, protocol, system, content, keys = parts
+    if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
+        raise PickleError("an unknown version of PyTorch's old container")
+    if not system.get("little_endian", True):
+        raise PickleError("numbers that are not little-endian")
+    sizes = {storage.key: storage.dtype.itemsize for storage in _storages(content)}
+    entries = {}
+    for key in keys:
+        if type(key) is not str or key not in sizes:
+            raise PickleError("a storage that nothing refers to")
+        if position + 8 > len(data):
+            raise PickleError("a file that is cut short")
+        (count,) = struct.unpack_from("<q", data, position)
+        length = count * sizes[key]
+        if count < 0 or position + 8 + length > len(data):
+            raise PickleError("a file that is cut short")
+        entries[key] = Entry(position + 8, length, None)
+        position += 8 + length
+    _check_storages(content, entries)
+    return TorchFile(data, content, entries)
+
+
+def _storages(content: Any) -> list[Storage]:
+    """Every storage that tensors in `content` refer to; without recursion, since nesting can be deep or circular."""
+    found, seen, waiting = [], set(), [content]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, TensorRef):
+            found.append(item.storage)
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+        elif isinstance(item, Opaque) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend((item.args, item.state))
+    return found
+
+
+def _check_storages(content: Any, entries: dict[str, Entry]) -> None:
+    for storage in _storages(content):
+        entry = entries.get(storage.key)
+        if entry is None:
+            raise PickleError(f"a tensor whose numbers ({storage.key[:40]!r}) are not in the file")
+        if entry.length != storage.total * storage.dtype.itemsize:
+            raise PickleError(
+                f"{entry.length} bytes of numbers where a tensor says {storage.total * storage.dtype.itemsize}"
+            )
+
+
+def _renew_checksums(data: bytearray, entries: Iterable[Entry]) -> None:
+    """Writes the CRC-32 of changed zip entries to the three places that can hold it."""
+    changed = {
+        entry.record.header_offset: (entry, zlib.crc32(data[entry.start : entry.start + entry.length]))
+        for entry in entries
+        if entry.record is not None
+    }
+    if not changed:
+        return
+    for offset, (entry, checksum) in changed.items():
+        end = entry.start + entry.length
+        if struct.unpack_from("<H", data, offset + 6)[0] & 8:
+            struct.pack_into("<I", data, end + 4 * (data[end : end + 4] == _DESCRIPTOR), checksum)
+        else:
+            struct.pack_into("<I", data, offset + 14, checksum)
+    for at, offset in _central_records(data):
+        if offset in changed:
+            struct.pack_into("<I", data, at + 16, changed[offset][1])
+
+
+def _central_records(data: bytearray) -> list[tuple[int, int]]:
+    """(position in the file, offset of what it describes) of each record of a zip's directory."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    at, found = archive.start_dir, []
+    for record in archive.infolist():
+        found.append((at, record.header_offset))
+        at += 46 + sum(struct.unpack_from("<HHH", data, at + 28))
+    return found
