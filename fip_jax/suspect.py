@@ -49,9 +49,10 @@ class Suspect(NamedTuple):
 
 def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     """What a model folder says of the model: its network, its input, and which images it never saw."""
+    model = config.model
     return {
         "format": "fip_jax model 1",
-        "model": config.model.to_dict(),
+        "model": {"name": model.name, "width": model.width, **model.get(model.name, ConfigDict())},
         "num_classes": num_classes,
         "image_size": config.dataset.image_size,
         "mean": [float(x) for x in config.dataset.mean],

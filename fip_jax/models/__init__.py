@@ -7,12 +7,29 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.models.preact_resnet18 import PreActResNet18
+from fip_jax.models.resnet18 import ResNet18
 from fip_jax.models.small_vgg import SmallVgg
+from fip_jax.models.vgg19_bn import Vgg19Bn
+from fip_jax.models.vit_small import VisionTransformer
+from fip_jax.models.wrn_16_1 import WideResNet16
 
 MODELS: dict[str, Any] = {
     "preact_resnet18": PreActResNet18,
+    "resnet18": ResNet18,
     "small_vgg": SmallVgg,
+    "vgg19_bn": Vgg19Bn,
+    "vit_small": VisionTransformer,
+    "wrn_16_1": WideResNet16,
 }
+
+_OWN = {"self", "num_classes", "image_size", "rngs"}
+_LOWEST = {"hidden": 0}
+
+
+def known_options(name: str) -> dict[str, int]:
+    """The options of a network with their defaults."""
+    parameters = inspect.signature(MODELS[name].__init__).parameters
+    return {key: value.default for key, value in parameters.items() if key not in _OWN}
 
 
 def create_model(name: str, num_classes: int, image_size: int, seed: int, **options) -> nnx.Module:
@@ -30,15 +47,11 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     """
     if name not in MODELS:
         raise UserError(f"model.name: found {name!r}, expected one of {', '.join(sorted(MODELS))}")
-    known = set(inspect.signature(MODELS[name].__init__).parameters) - {
-        "self",
-        "num_classes",
-        "image_size",
-        "rngs",
-    }
+    known = known_options(name)
     for option, value in options.items():
         if option not in known:
             raise UserError(f"model.{option}: the network {name} has no such option")
-        if type(value) is not int or value < 1:
-            raise UserError(f"model.{option}: found {value!r}, expected a whole number of at least 1")
+        lowest = _LOWEST.get(option, 1)
+        if type(value) is not int or value < lowest:
+            raise UserError(f"model.{option}: found {value!r}, expected a whole number of at least {lowest}")
     return MODELS[name](num_classes, image_size, **options, rngs=nnx.Rngs(seed))

@@ -3,36 +3,24 @@
 import jax.numpy as jnp
 from flax import nnx
 
-
-def _conv(a: int, b: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        a,
-        b,
-        (size, size),
-        strides=stride,
-        padding=size // 2,
-        use_bias=False,
-        rngs=rngs,
-    )
-
-
-def _norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+from fip_jax.models.layers import conv, norm
+from fip_jax.models.resnet18 import STRIDES, stages
 
 
 class PreActBlock(nnx.Module):
     """BatchNorm, ReLU and a 3x3 convolution, twice; the shortcut starts after the first ReLU."""
 
     def __init__(self, a: int, b: int, stride: int, *, rngs: nnx.Rngs):
-        self.bn1 = _norm(a, rngs)
-        self.conv1 = _conv(a, b, 3, stride, rngs)
-        self.bn2 = _norm(b, rngs)
-        self.conv2 = _conv(b, b, 3, 1, rngs)
-        self.shortcut = _conv(a, b, 1, stride, rngs) if stride != 1 or a != b else None
+        self.bn1 = norm(a, rngs=rngs)
+        self.conv1 = conv(a, b, 3, stride, rngs=rngs)
+        self.bn2 = norm(b, rngs=rngs)
+        self.conv2 = conv(b, b, 3, rngs=rngs)
+        needed = stride != 1 or a != b
+        self.shortcut = nnx.List([conv(a, b, 1, stride, rngs=rngs)] if needed else [])
 
     def __call__(self, x):
         out = nnx.relu(self.bn1(x))
-        shortcut = x if self.shortcut is None else self.shortcut(out)
+        shortcut = self.shortcut[0](out) if self.shortcut else x
         return self.conv2(nnx.relu(self.bn2(self.conv1(out)))) + shortcut
 
 
@@ -49,17 +37,19 @@ class PreActResNet18(nnx.Module):
     """
 
     def __init__(self, num_classes: int, image_size: int = 32, width: int = 64, *, rngs: nnx.Rngs):
-        self.conv1 = _conv(3, width, 3, 1, rngs)
-        blocks, a = [], width
-        for b, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
-            blocks += [PreActBlock(a, b, stride, rngs=rngs), PreActBlock(b, b, 1, rngs=rngs)]
-            a = b
-        self.blocks = nnx.List(blocks)
-        self.linear = nnx.Linear(a, num_classes, rngs=rngs)
+        self.conv1 = conv(3, width, 3, rngs=rngs)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages(PreActBlock, width, rngs)
+        self.linear = nnx.Linear(width << (len(STRIDES) - 1), num_classes, rngs=rngs)
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
         """Logits `[N, num_classes]` of images `[N, H, W, 3]`; `rngs` is not used, there is no dropout."""
         x = self.conv1(x)
-        for block in self.blocks:
-            x = block(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x)
         return self.linear(jnp.mean(x, axis=(1, 2)))
+
+    @staticmethod
+    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+        """The arguments of a network with tensors of these shapes in PyTorch's layout."""
+        return {"num_classes": shapes["linear.weight"][0], "width": shapes["conv1.weight"][0]}

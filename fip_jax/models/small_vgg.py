@@ -1,8 +1,10 @@
 """`small_vgg`: the network of I-BAU's published backdoored models."""
 
-import itertools
-
 from flax import nnx
+
+from fip_jax.models.layers import conv, flatten_channels_first, norm
+
+_DROPOUTS = (0.3, 0.4, 0.4)
 
 
 class SmallVgg(nnx.Module):
@@ -18,19 +20,28 @@ class SmallVgg(nnx.Module):
     """
 
     def __init__(self, num_classes: int, image_size: int = 32, width: int = 32, *, rngs: nnx.Rngs):
-        widths = [3, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
-        self.convs = nnx.List(
-            nnx.Conv(a, b, (3, 3), padding=1, rngs=rngs) for a, b in itertools.pairwise(widths)
-        )
-        self.norms = nnx.List(nnx.BatchNorm(b, momentum=0.9, epsilon=1e-5, rngs=rngs) for b in widths[1:])
-        self.dropouts = nnx.List(nnx.Dropout(rate) for rate in (0.3, 0.4, 0.4))
-        self.linear = nnx.Linear(4 * width * (image_size // 8) ** 2, num_classes, rngs=rngs)
+        layers: dict[str, nnx.Module] = {}
+        a = 3
+        for stage, rate in enumerate(_DROPOUTS):
+            b = width << stage
+            for first in (8 * stage, 8 * stage + 3):
+                layers[str(first)] = conv(a, b, 3, bias=True, rngs=rngs)
+                layers[str(first + 1)] = norm(b, rngs=rngs)  # an ELU has the next index
+                a = b
+            layers[str(8 * stage + 7)] = nnx.Dropout(rate)  # after the pooling
+        self.features = nnx.Dict(layers)
+        self.classifier = nnx.Linear(a * (image_size // 8) ** 2, num_classes, rngs=rngs)
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
         """Logits `[N, num_classes]` of images `[N, image_size, image_size, 3]`."""
-        for stage, dropout in enumerate(self.dropouts):
-            for layer in (2 * stage, 2 * stage + 1):
-                x = nnx.elu(self.norms[layer](self.convs[layer](x)))
-            x = dropout(nnx.max_pool(x, (2, 2), strides=(2, 2)), rngs=rngs)
-        # Channels first before flattening: the order that the published weights of the linear layer have.
-        return self.linear(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
+        for stage in range(len(_DROPOUTS)):
+            for first in (8 * stage, 8 * stage + 3):
+                x = nnx.elu(self.features[str(first + 1)](self.features[str(first)](x)))
+            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+            x = self.features[str(8 * stage + 7)](x, rngs=rngs)
+        return self.classifier(flatten_channels_first(x))
+
+    @staticmethod
+    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+        """The arguments of a network with tensors of these shapes in PyTorch's layout, except `image_size`."""
+        return {"num_classes": shapes["classifier.weight"][0], "width": shapes["features.0.weight"][0]}

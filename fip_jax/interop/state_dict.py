@@ -1,0 +1,154 @@
+"""PyTorch's names and layouts for our parameters, by rule: the path of a layer here is its path there."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fip_jax.errors import UserError
+from fip_jax.models import MODELS, create_model
+from fip_jax.per_example import PyTree
+
+# Our name of a leaf -> PyTorch's, and the order of its axes there by their number. Other leaves are the same in both.
+_LEAVES: dict[str, tuple[str, dict[int, tuple[int, ...]]]] = {
+    "kernel": ("weight", {4: (3, 2, 0, 1), 2: (1, 0)}),
+    "scale": ("weight", {}),
+    "mean": ("running_mean", {}),
+    "var": ("running_var", {}),
+}
+_COUNTER = "num_batches_tracked"  # of BatchNorm, which Flax does not keep
+_LISTED = 12
+# Of what a file of weights may ask for, so that nothing absurd is built.
+_HIGHEST = {"depth": 64, "num_classes": 1 << 20}
+
+
+def _name(path: tuple) -> tuple[str, dict[int, tuple[int, ...]]]:
+    parts = [str(entry.key) for entry in path]
+    leaf, axes = _LEAVES.get(parts[-1], (parts[-1], {}))
+    return ".".join([*parts[:-1], leaf]), axes
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, dict[int, tuple[int, ...]], Any]]:
+    """(PyTorch's name, axes, leaf) of every leaf."""
+    return [(*_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def to_torch(params: PyTree, model_state: PyTree) -> dict[str, np.ndarray]:
+    """The arrays of a network by PyTorch's names, in PyTorch's layout (convolutions `[out, in, height, width]`)."""
+    found = {}
+    for tree in (params, model_state):
+        for name, axes, leaf in _leaves(tree):
+            array = np.asarray(leaf)
+            found[name] = np.ascontiguousarray(array.transpose(axes[array.ndim])) if axes else array
+    return found
+
+
+def expected_shapes(params: PyTree, model_state: PyTree) -> dict[str, tuple[int, ...]]:
+    """PyTorch's names and shapes of a network's arrays, which may be abstract."""
+    return {
+        name: tuple(leaf.shape[axis] for axis in axes[len(leaf.shape)]) if axes else tuple(leaf.shape)
+        for tree in (params, model_state)
+        for name, axes, leaf in _leaves(tree)
+    }
+
+
+def file_names(names: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Our name of each tensor -> its name in a file; `aliases` are parts of names there -> here."""
+    return {".".join(aliases.get(part, part) for part in name.split(".")): name for name in names}
+
+
+def from_torch(
+    arrays: Mapping[str, np.ndarray], params: PyTree, model_state: PyTree, aliases: Mapping[str, str]
+) -> tuple[PyTree, PyTree]:
+    """(params, model_state) in float32, in the structure of the given ones, from arrays by PyTorch's names.
+
+    Args:
+      arrays: a state dict; BatchNorm's counters of batches are left out.
+      params: nested dict, of which structure and shapes count.
+      model_state: likewise.
+      aliases: parts of names there -> here.
+
+    Raises:
+      UserError: lists every missing, unexpected and misshapen tensor.
+    """
+    by_name = {name: arrays[key] for name, key in file_names(arrays, aliases).items()}
+    check_shapes({name: a.shape for name, a in by_name.items()}, expected_shapes(params, model_state))
+
+    def leaf(path, like):
+        name, axes = _name(path)
+        array = by_name[name].astype(np.float32)
+        return jnp.asarray(array.transpose(np.argsort(axes[len(like.shape)])) if axes else array)
+
+    restored = [jax.tree_util.tree_map_with_path(leaf, tree) for tree in (params, model_state)]
+    return restored[0], restored[1]
+
+
+def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+    """Raises UserError with every difference, counters of batches left out."""
+    found = {name: shape for name, shape in found.items() if not name.endswith(_COUNTER)}
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {list(found[name])} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name]) != shape
+        ],
+    }
+    if any(differences.values()):
+        lists = [f"{kind}: {_listing(names)}" for kind, names in differences.items() if names]
+        raise UserError(f"the tensors do not fit the network; {'; '.join(lists)}")
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(name[:100] for name in names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[str, dict[str, int]]:
+    """The network whose tensors have these names and shapes, and its arguments except `image_size`.
+
+    Args:
+      shapes: of a state dict, in PyTorch's layout.
+      image_size: height and width in pixels of the images that the network takes.
+
+    Returns:
+      (key of `MODELS`, arguments with `num_classes`).
+
+    Raises:
+      UserError: none fits; of the network that comes nearest, every missing, unexpected and misshapen tensor.
+    """
+    nearest = (-1, "")
+    for name, model in MODELS.items():
+        ours = {our: shapes[key] for our, key in file_names(shapes, getattr(model, "ALIASES", {})).items()}
+        try:
+            options = model.options(ours)
+            if not all(type(n) is int and 0 <= n <= _HIGHEST.get(key, 1 << 14) for key, n in options.items()):
+                continue
+            expected = _abstract_shapes(name, image_size, options)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError, UserError):
+            continue  # the file lacks what this network's arguments are read from, or they cannot be
+        try:
+            check_shapes(ours, expected)
+        except UserError as error:
+            nearest = max(nearest, (len(ours.keys() & expected.keys()), f"{name}: {error}"))
+        else:
+            return name, options
+    known = f"expected one of {', '.join(sorted(MODELS))}"
+    if nearest[0] < 0:
+        raise UserError(
+            f"found {len(shapes)} tensors ({_listing(list(shapes))}) of an unknown network, {known}"
+        )
+    raise UserError(f"found tensors of an unknown network, {known}; nearest is {nearest[1]}")
+
+
+def _abstract_shapes(name: str, image_size: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    arguments = dict(options)
+    num_classes = arguments.pop("num_classes")
+    module = nnx.eval_shape(lambda: create_model(name, num_classes, image_size, 0, **arguments))
+    _, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    params, model_state, _ = states
+    return expected_shapes(nnx.to_pure_dict(params), nnx.to_pure_dict(model_state))

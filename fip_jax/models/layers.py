@@ -1,0 +1,22 @@
+"""Layers as PyTorch has them, for networks whose attributes are named as there.
+
+The path of every layer in a module is its path in PyTorch's state dict, so that names need no table: `interop/
+state_dict.py` translates paths and layouts by rule. An `nnx.Dict` with the indices as keys stands for a Sequential.
+"""
+
+from flax import nnx
+
+
+def conv(a: int, b: int, size: int, stride: int = 1, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution from `a` to `b` channels with PyTorch's symmetric padding of size // 2."""
+    return nnx.Conv(a, b, (size, size), strides=stride, padding=size // 2, use_bias=bias, rngs=rngs)
+
+
+def norm(features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """BatchNorm with PyTorch's defaults: its momentum 0.1 is Flax's 0.9."""
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+
+def flatten_channels_first(x):
+    """`[N, H, W, C]` as `[N, C * H * W]`: the order in which PyTorch's weights of the next layer are."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
