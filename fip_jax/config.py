@@ -33,7 +33,9 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()  # read by models/
     config.model.name = "small_vgg"  # preact_resnet18, resnet18, small_vgg, vgg19_bn, vit_small, wrn_16_1
     config.model.width = 32  # channels of the first stage, length of the tokens of vit_small
-    config.model.vgg19_bn = ConfigDict({"hidden": 0})  # units of hidden layers after pooling (4096), 0 for none
+    config.model.vgg19_bn = ConfigDict(
+        {"hidden": 0}
+    )  # units of hidden layers after pooling (4096), 0 for none
     config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 3})
 
     config.attack = ConfigDict()  # read by attacks/

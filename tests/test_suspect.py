@@ -32,7 +32,7 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
     made = save(tmp_path / "model", mean=[0.5, 0.25, 0.125])
     config = config_for(tmp_path / "model")
     config.model.width = 7
-    loaded = suspect.load(config, 43)
+    loaded = suspect.load(config)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
     assert loaded.network.mean == (0.5, 0.25, 0.125)
     assert loaded.description["model"]["width"] == 2
@@ -41,7 +41,7 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"num_classes": 10}, "num_classes"),
+        ({"num_classes": "ten"}, "num_classes"),
         ({"image_size": 64}, "image_size"),
         ({"mean": [0.5]}, "mean"),
         ({"std": ["a", "b", "c"]}, "std"),
@@ -55,7 +55,7 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
 def test_a_description_that_does_not_fit_is_refused(changes, part, tmp_path):
     save(tmp_path / "model", **changes)
     with pytest.raises(UserError) as caught:
-        suspect.load(config_for(tmp_path / "model"), 43)
+        suspect.load(config_for(tmp_path / "model"))
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -70,6 +70,8 @@ def test_a_description_that_does_not_fit_is_refused(changes, part, tmp_path):
         ("clean.max_per_track", 3, False),
         # Images of another data set are none that the victim can have seen.
         ("dataset.name", "gtsrb", True),
+        # No more are test images.
+        ("clean.source", "test", True),
     ],
 )
 def test_clean_images_that_the_victim_was_trained_on_are_refused(key, value, allowed, tmp_path):
@@ -78,13 +80,22 @@ def test_clean_images_that_the_victim_was_trained_on_are_refused(key, value, all
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
     if allowed:
-        suspect.load(config, 43)
+        suspect.load(config)
     else:
         with pytest.raises(UserError, match="defender's images"):
-            suspect.load(config, 43)
+            suspect.load(config)
 
 
 def test_the_configuration_of_a_data_set_is_not_another_data_set():
     config = config_for()
     config.dataset.name = "cifar10:3.0.2"
     assert suspect.describe(config, 10)["held_out"]["dataset"] == "cifar10"
+
+
+def test_options_of_a_network_are_described_and_built():
+    config = config_for()
+    config.model.name, config.model.width = "vit_small", 12
+    config.model.vit_small.depth = 2
+    described = suspect.describe(config, 3)
+    assert described["model"] == {"name": "vit_small", "width": 12, "patch_size": 4, "depth": 2, "heads": 3}
+    assert suspect.build(described, 0).num_classes == 3

@@ -16,7 +16,7 @@ SPLITS = ("clean", "train", "test")
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is a place on disk: it begins like a path, exists, or ends in `.npz`."""
-    return name.endswith(".npz") or name.startswith((".", "~", os.sep)) or Path(name).is_dir()
+    return name.endswith(".npz") or name.startswith((".", "~", os.sep)) or bool(name and Path(name).is_dir())
 
 
 def load(name: str, image_size: int, crop: str) -> DataSet:

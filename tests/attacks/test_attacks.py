@@ -86,15 +86,19 @@ def test_sig_saturates():
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-def test_stamps_return_new_images(name):
+def test_stamps_return_new_images(name, tmp_path):
     images = IMAGES.copy()
-    found = stamp(name, images)
+    options = {}
+    if name == "pattern":
+        np.save(tmp_path / "pattern.npy", np.full(SHAPE, 255, np.uint8))
+        options = {"file": str(tmp_path / "pattern.npy")}
+    found = stamp(name, images, **options)
     assert found.dtype == np.uint8
     assert found.shape == images.shape
     assert not np.shares_memory(found, images)
     np.testing.assert_array_equal(images, IMAGES)
     assert (found != images).any(axis=(1, 2, 3)).all()
-    assert stamp(name, images[:0]).shape == (0, *SHAPE)
+    assert stamp(name, images[:0], **options).shape == (0, *SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +128,10 @@ def test_refusals_name_the_key(name, options, key):
 
 def test_names():
     assert create_attack("none", SHAPE) is None
-    assert {name: create_attack(name, SHAPE).clean_label for name in ATTACKS} == {
+    assert {name: clean_label for name, (_, clean_label) in ATTACKS.items()} == {
         "badnets": False,
         "blend": False,
+        "pattern": False,
         "sig": True,
     }
+    assert create_attack("sig", SHAPE).clean_label

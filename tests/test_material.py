@@ -1,0 +1,73 @@
+"""Who gets which images, for data sets and for a user's own."""
+
+import numpy as np
+import pytest
+
+from fip_jax.config import default_config
+from fip_jax.errors import UserError
+from fip_jax.material import prepare
+
+
+def own_images(path, *splits, classes=3, count=10):
+    arrays = {}
+    for number, split in enumerate(splits):
+        # The first pixel tells every image apart.
+        images = np.zeros((count * classes, 8, 8, 3), np.uint8)
+        images[:, 0, 0, 0] = np.arange(count * classes)
+        images[:, 0, 0, 1] = number
+        arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count * classes) % classes}
+    np.savez(path, **arrays)
+    return path
+
+
+def config_for(path, **changes):
+    config = default_config()
+    config.dataset.name, config.dataset.image_size = str(path), 8
+    config.attack.name, config.victim.checkpoint = "none", "some.pth"
+    config.clean.fraction = 0.1
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def ids(split):
+    return {tuple(image[0, 0, :2]) for image in split.images}
+
+
+def test_clean_images_are_the_defenders_as_a_whole(tmp_path):
+    path = own_images(tmp_path / "own.npz", "clean", "train", "test")
+    material = prepare(config_for(path))
+    assert [len(s.labels) for s in (material.clean, material.training, material.test)] == [30, 30, 30]
+    assert ids(material.clean) == {(i, 0) for i in range(30)}
+
+
+def test_without_test_images_some_clean_ones_are_kept_back(tmp_path):
+    material = prepare(config_for(own_images(tmp_path / "own.npz", "clean")))
+    assert material.training is None
+    assert np.bincount(material.test.labels).tolist() == [2, 2, 2]
+    assert not ids(material.test) & ids(material.clean)
+    assert len(ids(material.test) | ids(material.clean)) == 30
+
+
+@pytest.mark.parametrize("place, split", [("train", "training"), ("test", "test")])
+def test_clean_images_are_taken_out_of_their_source(tmp_path, place, split):
+    path = own_images(tmp_path / "own.npz", "train", "test")
+    material = prepare(config_for(path, clean__source=place))
+    assert len(material.clean.labels) == 3
+    assert len(getattr(material, split).labels) == 27
+    assert not ids(material.clean) & (ids(material.training) | ids(material.test))
+
+
+def test_classes_that_only_the_network_has(tmp_path):
+    path = own_images(tmp_path / "own.npz", "train", "test")
+    assert prepare(config_for(path), 5).class_names == ("0", "1", "2", "class 3", "class 4")
+    with pytest.raises(UserError, match="has 3 classes, expected at most the 2"):
+        prepare(config_for(path), 2)
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    path = own_images(tmp_path / "own.npz", "clean")
+    with pytest.raises(UserError, match=r"victim\.checkpoint: found nothing, expected a network"):
+        prepare(config_for(path, victim__checkpoint=""))
+    path = own_images(tmp_path / "own.npz", "train")
+    with pytest.raises(UserError, match=r"clean\.source: found 'test'"):
+        prepare(config_for(path, clean__source="test"))
