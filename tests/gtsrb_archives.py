@@ -30,7 +30,7 @@ def sign(label, size, box):
     """Blue image [height, width, 3] whose region of interest has the colour (5 * label, 100, 0)."""
     width, height = size
     pixels = np.full((height, width, 3), BLUE, np.uint8)
-    pixels[box[1] : box[3], box[0] : box[2]] = (5 * label, 100, 0)
+    pixels[box[1] : box[3] + 1, box[0] : box[2] + 1] = (5 * label, 100, 0)
     return pixels
 
 

@@ -74,7 +74,7 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
     The archives are read from `DownloadConfig.manual_dir`; those not there are downloaded and checked by MD5.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (the name and type that TFDS looks for)
         tfds.core.BuilderConfig(name="cropped", description="Cut to the region of interest, then resized."),
         tfds.core.BuilderConfig(name="whole", description="The whole photograph, resized."),
@@ -267,7 +267,7 @@ def _index_test(images: Path, labels: Path) -> list[_Sample]:
 def _decode(archive: zipfile.ZipFile, sample: _Sample, crop: bool) -> Image.Image:
     """RGB image of any height and width, if asked for cut to the region of interest.
 
-    Roi.X1, Y1, X2, Y2 are taken as a PIL box: the corners in pixels, column X2 and row Y2 not included.
+    Roi.X1, Y1, X2, Y2 are the corner pixels of the region, which has both.
     """
     where = f"{sample.member} in {archive.filename}"
     data = _read(archive, sample.member, MAX_IMAGE_BYTES)
@@ -281,4 +281,5 @@ def _decode(archive: zipfile.ZipFile, sample: _Sample, crop: bool) -> Image.Imag
         raise _wrong(where, f"is not a readable image ({error})", "a PPM file") from error
     if crop and (sample.box[2] > width or sample.box[3] > height):
         raise _wrong(where, f"has the region {sample.box}", f"a box inside its {width}x{height} pixels")
-    return image.crop(sample.box) if crop else image
+    left, top, right, bottom = sample.box
+    return image.crop((left, top, min(right + 1, width), min(bottom + 1, height))) if crop else image

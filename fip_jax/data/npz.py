@@ -1,10 +1,10 @@
 """`.npy` and `.npz` files from elsewhere, read without trusting what they say of their size."""
 
-import io
 import math
+import warnings
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -16,56 +16,77 @@ _MAX_RATIO = 200
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` by name.
+    """The arrays of an `.npz` by name, not to be written to.
 
     Raises:
       UserError: not an `.npz`, damaged, with pickled objects, or larger in memory than plausible.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            size = path.stat().st_size
-            declared = sum(record.file_size for record in archive.infolist())
-            if declared > min(_MAX_BYTES, _MAX_RATIO * size + (1 << 20)):
-                raise ValueError(f"{declared} bytes in a file of {size}")
+            _check_archive(archive, path.stat().st_size)
             arrays = {}
             for record in archive.infolist():
                 with archive.open(record) as file:
-                    arrays[record.filename.removesuffix(".npy")] = _read(file.read(record.file_size + 1))
+                    arrays[record.filename.removesuffix(".npy")] = _read(file, record.file_size)
             return arrays
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile raises many types over damaged files
         raise _refusal(path, error) from error
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an `.npy`.
+    """The array of an `.npy`, not to be written to.
 
     Raises:
       UserError: not an `.npy`, damaged, or with pickled objects.
     """
     try:
-        return _read(path.read_bytes())
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size)
     except (OSError, ValueError) as error:
         raise _refusal(path, error) from error
 
 
 def _refusal(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(f"{path}: expected whole NumPy arrays of numbers, found something else ({reason})")
 
 
-def _read(data: bytes) -> np.ndarray:
-    """An array whose header agrees with the length of what follows, checked before anything is allocated."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError("unknown version of the npy format")
-    read_header = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject or dtype.kind not in "biufU":
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuses an archive of `size` bytes before anything in it is unpacked."""
+    declared = sum(record.file_size for record in archive.infolist())
+    if declared > min(_MAX_BYTES, _MAX_RATIO * size + (1 << 20)):
+        raise ValueError(f"{declared} bytes in a file of {size}")
+    for record in archive.infolist():
+        # zipfile bounds what it unpacks by the size asked for only with these two methods.
+        if record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"zip method {record.compress_type}")
+
+
+def _read(file: IO[bytes], size: int) -> np.ndarray:
+    """The array in a file of `size` bytes, if the header agrees with what is left after it."""
+    shape, fortran_order, dtype = _header(file)
+    if dtype.kind not in "biufU" or not dtype.itemsize:
         raise ValueError(f"type {dtype}")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"{len(data) - file.tell()} bytes for an array of shape {list(shape)}")
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    rest = size - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
+        raise ValueError(f"{rest} bytes for {dtype} {list(shape)}")
+    data = file.read(rest)
+    if len(data) != rest:
+        raise ValueError(f"{len(data)} of {rest} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the file was written under Python 2
+            return readers[version](file)
+    except Exception as error:  # the header is parsed as Python, which fails in many ways
+        raise ValueError(f"no header of an npy file: {error}") from error

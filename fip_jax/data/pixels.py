@@ -18,11 +18,11 @@ def to_square(picture: Image.Image, size: int, crop: str) -> np.ndarray:
     """uint8 `[size, size, 3]`: an image cropped, converted to RGB and resized (bilinear) where it is not so already.
 
     Args:
-      picture: any mode and size.
+      picture: of 8 bits a channel, any mode and size.
       size: pixels.
       crop: "center" takes the largest centred square; otherwise the whole image is squeezed into the square.
     """
-    picture = picture.convert("RGB")
+    picture = to_rgb(picture)
     if crop == "center":
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -32,11 +32,18 @@ def to_square(picture: Image.Image, size: int, crop: str) -> np.ndarray:
     return np.asarray(picture)
 
 
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """An image without its transparency: what lies under it is shown, as in torchvision."""
+    if picture.mode == "P":
+        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of transparent colours
+    return picture.convert("RGB")
+
+
 def open_picture(path: Path) -> Image.Image:
-    """An image file, read whole.
+    """An image file, read whole; of several frames, the first.
 
     Raises:
-      UserError: not an image of a usual format, damaged, or of more than 67 million pixels.
+      UserError: not an image of a usual format, damaged, of more than 67 million pixels, or not of 8 bits a channel.
     """
     try:
         with warnings.catch_warnings():
@@ -44,6 +51,8 @@ def open_picture(path: Path) -> Image.Image:
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > _MAX_PIXELS:  # before anything is decoded
                     raise ValueError(f"{picture.width} x {picture.height} pixels")
+                if picture.mode[0] in "IF":  # Pillow cuts these off at 255
+                    raise ValueError(f"mode {picture.mode}, not 8 bits a channel")
                 picture.load()
                 return picture
     except Exception as error:  # Pillow raises many types over damaged files

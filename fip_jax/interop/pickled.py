@@ -24,8 +24,8 @@ from fip_jax.interop.pickled_values import (
     whole,
 )
 
-# A list of 60,000 poisoned images takes about two million.
-MAX_OPERATIONS = 8_000_000
+# A list of 60,000 poisoned images takes about one and a half million.
+MAX_OPERATIONS = 3_000_000
 _MAX_INTEGER_BITS = 64
 
 

@@ -1,0 +1,258 @@
+"""Files that mean harm, and files that are broken: one sentence each, soon, in little memory, and nothing runs."""
+
+import io
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from torch_files import legacy, mapping, number, program, tensor, text, zipped
+
+from fip_jax.errors import UserError
+from fip_jax.interop.foreign import read
+
+CANARY = Path(__file__).parent / "canary"
+GOOD = program(mapping(net=mapping(a=tensor())))
+
+
+class Reduce:
+    """Pickles to a call."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+def pickled(value, protocol=2):
+    return pickle.dumps(value, protocol)
+
+
+TOUCH = f"touch {CANARY}"
+OPEN = f"open({str(CANARY)!r}, 'w')"
+CALLS = {
+    "os.system": pickled({"net": Reduce(os.system, TOUCH)}),
+    "eval": pickled({"net": Reduce(eval, OPEN)}),
+    "exec": pickled(Reduce(exec, OPEN)),
+    "popen": pickled(Reduce(subprocess.Popen, ["touch", str(CANARY)])),
+    "getattr": pickled(Reduce(getattr, Reduce(__import__, "os"), "system")),
+    "open": pickled([Reduce(open, str(CANARY), "w")]),
+    "as a key": pickled({Reduce(os.system, TOUCH): 1}),
+    "stack global": pickled(Reduce(os.system, TOUCH), 4),
+    "inst": b"(" + text(TOUCH) + b"ios\nsystem\n.",
+    "obj": b"(cos\nsystem\n" + text(TOUCH) + b"o.",
+    "newobj": b"\x80\x02cos\nsystem\n" + text(TOUCH) + b"\x85\x81.",
+    "newobj_ex": b"\x80\x04cos\nsystem\n" + text(TOUCH) + b"\x85}\x92.",
+    "extension": b"\x80\x02\x82\x01.",
+    "persistent text": b"P" + TOUCH.encode() + b"\n.",
+    "build on a name": b"\x80\x02ccollections\nOrderedDict\n}" + text("__call__") + b"cos\nsystem\nsb.",
+    "name with dots": b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.",
+    "a module whole": b"\x80\x02c__main__\nNet\n)\x81}b.",
+}
+MEMO = b"\x80\x02}r\xff\xff\xff\xff0h\x01."
+PROGRAMS = CALLS | {
+    "memo of 4 billion": MEMO,
+    "text of 2**60 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"abc.",
+    "bytes of 2**63 bytes": b"\x80\x04\x8e" + struct.pack("<Q", (1 << 63) - 1) + b"abc.",
+    "number of 2**31 bytes": b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"abc.",
+    "number of 100,000 bytes": b"\x80\x02\x8b" + struct.pack("<i", 100_000) + b"\x7f" * 100_000 + b".",
+    "a decimal of 100,000 digits": b"L" + b"9" * 100_000 + b"L\n.",
+    "five million dictionaries": b"\x80\x02" + b"}" * 5_000_000 + b".",
+    "five million marks": b"\x80\x02" + b"(" * 5_000_000 + b".",
+    "keys that hash for ever": b"\x80\x02}" + b")" + b"2\x86" * 100 + b"K\x01s.",
+    "depth of 200,000": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "itself": b"\x80\x02}q\x00" + text("net") + b"h\x00s.",
+    "a list of itself": b"\x80\x02]q\x00h\x00a.",
+    "no end": b"\x80\x02}",
+    "nothing to pop": b"\x80\x020.",
+    "unfinished": b"\x80\x02(}.",
+    "persistent number": b"\x80\x02K\x01Q.",
+    "absurd shape": program(mapping(a=tensor(shape=(10**9, 10**9), strides=(1, 1)))),
+    "stride 0": program(mapping(a=tensor(shape=(10**6, 10**6), strides=(0, 0)))),
+    "shape beyond 64 bits": program(mapping(a=tensor(shape=(2**64 - 1, 2**64), strides=(1, 1)))),
+    "negative shape": program(mapping(a=tensor(shape=(-2, -3)))),
+    "negative stride": program(mapping(a=tensor(strides=(-3, 1)))),
+    "negative offset": program(mapping(a=tensor(offset=-1))),
+    "beyond its storage": program(mapping(a=tensor(offset=1))),
+    "strides beyond its storage": program(mapping(a=tensor(strides=(4, 1)))),
+    "storage of another length": program(mapping(a=tensor(total=7))),
+    "huge storage": program(mapping(a=tensor(total=10**12))),
+    "no such storage": program(mapping(a=tensor(key="9"))),
+    "storage of complex numbers": program(mapping(a=tensor(kind="ComplexFloatStorage"))),
+    "a hundred dimensions": program(mapping(a=tensor(shape=(1,) * 100, strides=(1,) * 100))),
+    "weights of text": program(mapping(net=mapping(a=tensor(), b=text("x")))),
+    "a list": program(b"]" + tensor() + b"a"),
+    "a number": program(number(5)),
+}
+
+
+def overlapping():
+    """A zip whose directory lists one entry a thousand times."""
+    whole = zipped(GOOD, [("0", bytes(1 << 16))])
+    archive = zipfile.ZipFile(io.BytesIO(whole))
+    start, end = archive.start_dir, whole.rindex(b"PK\x05\x06")
+    directory = whole[start:end] * 1000
+    tail = bytearray(whole[end:])
+    struct.pack_into("<HHI", tail, 8, 2000, 2000, len(directory))
+    return whole[:start] + directory + bytes(tail)
+
+
+def altered(data, find, offset, value):
+    data = bytearray(data)
+    at = data.index(find) + offset
+    data[at : at + len(value)] = value
+    return bytes(data)
+
+
+def safetensors_with(header, body=bytes(24)):
+    return struct.pack("<Q", len(header)) + header + body
+
+
+WEIGHTS = {"a": np.arange(6, dtype=np.float32)}
+CENTRAL = b"PK\x01\x02"
+FILES = {
+    **{f"{name} (zip)": zipped(data) for name, data in PROGRAMS.items()},
+    **{f"{name} (legacy)": legacy(data) for name, data in PROGRAMS.items() if len(data) < 1_000_000},
+    "in the legacy system": legacy(GOOD, system=CALLS["os.system"]),
+    "legacy of another protocol": legacy(GOOD).replace(b"M\xe9\x03", b"M\xe8\x03", 1),
+    "big-endian legacy": legacy(GOOD, system={"little_endian": False}),
+    "big-endian zip": zipped(GOOD, extra=[("archive/byteorder", b"big")]),
+    "legacy that claims more": legacy(GOOD, counts=[10**15]),
+    "legacy that claims less than nothing": legacy(GOOD, counts=[-1]),
+    "a second pickle": pickled(1) + CALLS["os.system"],
+    "zip bomb": zipped(GOOD, [("0", bytes(1 << 26))], zipfile.ZIP_DEFLATED),
+    "overlapping entries": overlapping(),
+    "zip entry that claims more": altered(zipped(GOOD), CENTRAL, 20, struct.pack("<II", 1 << 30, 1 << 30)),
+    "zip entry elsewhere": altered(zipped(GOOD), CENTRAL, 42, struct.pack("<I", 0x7FFFFFF0)),
+    "zip entry with other content": zipped(GOOD, [("0", b"\x01" * 24)]).replace(b"\x01" * 24, b"\x02" * 24),
+    "zip without a pickle": zipped(GOOD).replace(b"data.pkl", b"data.pkx"),
+    "TorchScript": zipped(GOOD, extra=[("archive/constants.pkl", b"")]),
+    "not a number": zipped(GOOD, [("0", np.full(6, np.nan, "<f4").tobytes())]),
+    "infinite": zipped(GOOD, [("0", np.full(6, np.inf, "<f4").tobytes())]),
+    "web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "JSON": b'{"message": "Not Found"}',
+    "empty": b"",
+    "zeros": bytes(4096),
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "another zip": zipped(GOOD).replace(b"archive/", b"notthis/").replace(b"data.pkl", b"data.txt"),
+    "safetensors cut short": safetensors.numpy.save(WEIGHTS)[:-1],
+    "safetensors header of 2**60": struct.pack("<Q", 1 << 60) + b"{}",
+    "safetensors that are no JSON": safetensors_with(b"{ hello }"),
+    "safetensors without tensors": safetensors_with(b"{}", b""),
+    "safetensors beyond the file": safetensors_with(
+        b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
+    ),
+    "safetensors of another length": safetensors_with(
+        b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,24]}}'
+    ),
+    "safetensors that are not numbers": safetensors.numpy.save({"a": np.full(3, np.nan, np.float32)}),
+}
+
+
+def refused(path):
+    """The one sentence with which a file is refused; it takes less than ten seconds, mostly far less."""
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert time.monotonic() - start < 10
+    assert "\n" not in message
+    assert len(message) < 600
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_files_are_refused_in_one_sentence(name, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(FILES[name])
+    message = refused(tmp_path / "bad.pth")
+    assert not CANARY.exists()
+    if name.split(" (")[0] in CALLS:
+        assert "nothing in it was run" in message
+
+
+def test_the_canary_sings():
+    # What would have run does run where it is let: the tests above can fail.
+    try:
+        pickle.loads(CALLS["os.system"])
+        assert CANARY.exists()
+    finally:
+        CANARY.unlink(missing_ok=True)
+
+
+def test_things_that_are_no_files(tmp_path):
+    refused(tmp_path)
+    refused(tmp_path / "nowhere.pth")
+    refused(Path("/dev/zero"))
+    os.mkfifo(tmp_path / "pipe.pth")
+    refused(tmp_path / "pipe.pth")
+
+
+@pytest.mark.parametrize("whole", [zipped(GOOD), legacy(GOOD)], ids=["zip", "legacy"])
+def test_cut_short_anywhere(whole, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(whole)
+    read(tmp_path / "bad.pth")
+    for length in range(0, len(whole), 7):
+        (tmp_path / "bad.pth").write_bytes(whole[:length])
+        refused(tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("whole", [zipped(GOOD), legacy(GOOD)], ids=["zip", "legacy"])
+def test_whatever_is_changed_is_read_or_refused(whole, tmp_path):
+    rng = np.random.default_rng(0)
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(600):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data), rng.integers(1, 5)):
+            data[at] = rng.integers(0, 256)
+        (tmp_path / "bad.pth").write_bytes(data)
+        try:
+            read(tmp_path / "bad.pth")
+            outcomes["read"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 0
+    assert not CANARY.exists()
+
+
+MEASURE = """
+import resource, sys
+from fip_jax.errors import UserError
+from fip_jax.interop.foreign import read
+from pathlib import Path
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        read(path)
+    except UserError:
+        continue
+    raise SystemExit(f"{path} was read")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_is_bounded(tmp_path):
+    for index, data in enumerate(FILES.values()):
+        (tmp_path / f"{index}.pth").write_bytes(data)
+    limit = 6 << 30
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent.parent,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        int(done.stdout) < 1_500_000
+    )  # KiB: millions of empty dictionaries, cut off at three, take most of it
