@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fip_jax.attacks import ATTACKS
+from fip_jax.attacks import ATTACKS, create_attack
 from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
@@ -33,9 +33,7 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()  # read by models/
     config.model.name = "small_vgg"  # preact_resnet18, resnet18, small_vgg, vgg19_bn, vit_small, wrn_16_1
     config.model.width = 32  # channels of the first stage, length of the tokens of vit_small
-    config.model.vgg19_bn = ConfigDict(
-        {"hidden": 0}
-    )  # units of hidden layers after pooling (4096), 0 for none
+    config.model.vgg19_bn = ConfigDict({"hidden": 0})  # units of hidden layers at the end (4096), 0 for none
     config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 3})
 
     config.attack = ConfigDict()  # read by attacks/
@@ -147,6 +145,8 @@ def check_config(config: ConfigDict) -> None:
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
         _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
+        size = config.dataset.image_size
+        create_attack(config.attack.name, (size, size, 3), config.attack[config.attack.name])
     for method in METHODS:
         for name, value in config.defense[method].items():
             low = _LOWEST.get(name, 0)

@@ -41,7 +41,7 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     Raises:
       UserError: data set or attack cannot be had as asked for.
     """
-    console.print(f"data set {config.dataset.name}")
+    console.print(f"data set {config.dataset.name}", markup=False)
     data = source.load(
         config.dataset.name,
         data_dir=config.dataset.data_dir,
@@ -77,6 +77,11 @@ def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> 
             f"{num_classes} of the network in victim.checkpoint"
         )
     missing = range(len(data.class_names), num_classes)
+    if missing:
+        # Folders by name would be numbered wrongly if one in between were lacking.
+        console.print(
+            f"the images are taken for the network's first {len(data.class_names)} of {num_classes} classes"
+        )
     return data.class_names + tuple(f"class {index}" for index in missing)
 
 
@@ -85,6 +90,11 @@ def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split 
     choice = (num_classes, config.clean.fraction, config.clean.max_per_track, config.seed, data.own)
     training, test = data.train, data.test
     if data.clean is not None:
+        if config.clean.source == "test":
+            raise UserError(
+                f"clean.source: found 'test', but {config.dataset.name} says itself which images are clean, expected "
+                "'train'"
+            )
         clean = data.clean
     elif config.clean.source == "test":
         if test is None:

@@ -88,6 +88,9 @@ NAN = float("nan")
         ("model.name", ["resnet", ""]),
         ("attack.name", ["Badnets"]),
         ("defense.name", ["sam"]),
+        ("dataset.crop", [True, "centre", ""]),
+        ("clean.source", ["validation", ""]),
+        ("clean.test_fraction", [0.0, 1.0, NAN]),
         ("dataset.image_size", [0, -1]),
         ("victim.epochs", [0]),
         ("victim.batch_size", [0, -8]),
@@ -149,12 +152,35 @@ def test_names():
         ("model.name", MODELS),
         ("attack.name", ["none", *ATTACKS]),
         ("defense.name", METHODS),
+        ("dataset.crop", ("auto", "whole", "center")),
+        ("clean.source", ("train", "test")),
     ):
         for name in names:
-            check_config(config_with(key, name))
+            if name != "pattern":  # which has no default file
+                check_config(config_with(key, name))
         with pytest.raises(UserError) as caught:
             check_config(config_with(key, "nothing"))
         assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "part"),
+    [
+        ("pattern", "file", "", "attack.pattern.file: found no file ''"),
+        ("pattern", "apply", "paint", "attack.pattern.apply: found 'paint'"),
+        ("pattern", "alpha", 0.5, "attack.pattern.alpha: found 0.5"),
+        ("badnets", "size", 33, "attack.badnets: found size=33"),
+        ("blend", "alpha", 2.0, "attack.blend.alpha: found 2.0"),
+    ],
+)
+def test_triggers_are_refused_before_any_work(name, option, value, part):
+    config = config_with(f"attack.{name}.{option}", value)
+    config.attack.name = "none"
+    check_config(config)  # another attack's options do not count
+    config.attack.name = name
+    with pytest.raises(UserError) as caught:
+        check_config(config)
+    assert part in str(caught.value)
 
 
 def test_a_victim_without_a_backdoor_needs_no_poison_rate():

@@ -64,10 +64,46 @@ def test_classes_that_only_the_network_has(tmp_path):
         prepare(config_for(path), 2)
 
 
+def test_where_the_classes_end_is_said(tmp_path, capsys):
+    path = own_images(tmp_path / "own.npz", "train", "test")
+    prepare(config_for(path), 3)
+    assert "network's first" not in capsys.readouterr().out
+    prepare(config_for(path), 5)
+    assert "first 3 of 5 classes" in capsys.readouterr().out
+
+
+def test_classes_without_images_stay_in_their_places(tmp_path):
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    labels = np.where(np.arange(40) % 2, 4, 1)
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels)
+    material = prepare(config_for(tmp_path / "own.npz", clean__fraction=0.25), 43)
+    assert len(material.class_names) == 43
+    # Five of twenty, of which one in five is kept back.
+    counts = [np.bincount(split.labels).tolist() for split in material[:3]]
+    assert counts == [[0, 15, 0, 0, 15], [0, 4, 0, 0, 4], [0, 1, 0, 0, 1]]
+
+
+def test_a_known_trigger_on_own_images(tmp_path):
+    path = own_images(tmp_path / "own.npz", "clean", "test")
+    pattern = np.zeros((8, 8, 3), np.uint8)
+    pattern[7, 7] = 255
+    np.save(tmp_path / "pattern.npy", pattern)
+    config = config_for(path, attack__name="pattern", attack__pattern__file=str(tmp_path / "pattern.npy"))
+    material = prepare(config)
+    triggered = material.triggered
+    # All test images but those of class 0, the target.
+    assert triggered.indices.tolist() == [i for i in range(30) if i % 3]
+    expected = material.test.images[triggered.indices].copy()
+    expected[:, 7, 7] = 255
+    np.testing.assert_array_equal(triggered.images, expected)
+
+
 def test_what_cannot_be_done_is_said(tmp_path):
     path = own_images(tmp_path / "own.npz", "clean")
     with pytest.raises(UserError, match=r"victim\.checkpoint: found nothing, expected a network"):
         prepare(config_for(path, victim__checkpoint=""))
+    with pytest.raises(UserError, match=r"clean\.source: found 'test', but .* which images are clean"):
+        prepare(config_for(path, clean__source="test"))
     path = own_images(tmp_path / "own.npz", "train")
     with pytest.raises(UserError, match=r"clean\.source: found 'test'"):
         prepare(config_for(path, clean__source="test"))

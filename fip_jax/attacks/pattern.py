@@ -1,14 +1,16 @@
 """A trigger that is known as a picture: a pattern, a mask, and how they are applied."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from fip_jax.data.npz import read_npy
-from fip_jax.data.pixels import open_picture
+from fip_jax.data.pixels import open_picture, to_rgb
 from fip_jax.errors import UserError
 
 WAYS = ("replace", "add", "blend")
+_CHUNK = 256  # images held as float64 at once
 
 
 def pattern(
@@ -32,7 +34,8 @@ def pattern(
       alpha: strength of "blend", in (0, 1]; 1 for the others.
 
     Raises:
-      UserError: a file that is missing, unreadable or of another size, or an option out of range.
+      UserError: a file that is missing, unreadable or of another size, an option out of range, or a trigger that
+        changes nothing.
     """
     if apply not in WAYS:
         raise UserError(f"attack.pattern.apply: found {apply!r}, expected one of {', '.join(WAYS)}")
@@ -47,32 +50,52 @@ def pattern(
         weight = weight * _read("mask", mask, image_shape)
     elif apply == "replace":
         weight = weight * (picture > 0).any(axis=-1, keepdims=True)
+    kept, added = 1 - weight * (apply != "add"), weight * picture
+    if (kept == 1).all() and not added.any():
+        raise UserError(
+            f"attack.pattern: {mask or file} is black, expected a trigger that changes some pixel by {apply!r}"
+        )
 
     def stamp(images: np.ndarray) -> np.ndarray:
-        kept = images.astype(np.float64) / 255
-        if apply != "add":
-            kept = kept * (1 - weight)
-        return np.rint(255 * np.clip(kept + weight * picture, 0, 1)).astype(np.uint8)
+        stamped = np.empty_like(images)
+        for start in range(0, len(images), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            stamped[chunk] = np.rint(255 * np.clip(kept * (images[chunk] / 255) + added, 0, 1))
+        return stamped
 
     return stamp
 
 
 def _read(option: str, name: str, image_shape: tuple[int, int, int]) -> np.ndarray:
     """A pattern or mask as float64 [H, W, C] in [0, 1]."""
-    path = Path(name).expanduser()
+    key = f"attack.pattern.{option}"
+    path = Path(os.path.expanduser(name))  # which, unlike Path's, leaves the home of nobody as it is
     if not name or not path.is_file():
-        raise UserError(f"attack.pattern.{option}: found no file {name!r}, expected an image or .npy")
-    array = read_npy(path) if path.suffix == ".npy" else np.asarray(open_picture(path).convert("RGB"))
+        raise UserError(f"{key}: found no file {name!r}, expected an image or .npy")
+    array = read_npy(path) if path.suffix == ".npy" else _read_picture(key, path)
     if array.ndim == 2:
         array = np.repeat(array[..., None], image_shape[-1], axis=-1)
     if array.shape != image_shape and array.shape == (image_shape[-1], *image_shape[:-1]):
         array = array.transpose(1, 2, 0)
     if array.shape != image_shape:
         raise UserError(
-            f"attack.pattern.{option}: {path} is {list(array.shape)}, expected {list(image_shape)}, as the images "
-            "that the network takes"
+            f"{key}: {path} is {list(array.shape)}, expected {list(image_shape)}, as the images that the network takes"
         )
-    scaled = array / 255 if array.dtype == np.uint8 else array.astype(np.float64)
-    if not np.isfinite(scaled).all() or scaled.min() < 0 or scaled.max() > 1:
-        raise UserError(f"attack.pattern.{option}: {path} goes beyond [0, 1], expected that range, or uint8")
-    return scaled
+    if array.dtype == np.uint8:
+        if array.max() == 1:  # meant as 0 and 1, or too dark to be a trigger
+            raise UserError(
+                f"{key}: {path} is uint8 of 0 and 1, expected 0 to 255, or bool or float of 0 to 1"
+            )
+        return array / 255
+    if array.dtype.kind == "U" or not (array.min() >= 0 and array.max() <= 1):
+        raise UserError(f"{key}: {path} is {array.dtype} beyond [0, 1], expected that range, or uint8")
+    return array.astype(np.float64)
+
+
+def _read_picture(key: str, path: Path) -> np.ndarray:
+    picture = open_picture(path)
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise UserError(
+            f"{key}: {path} is transparent in places, expected an opaque picture, and a mask for that"
+        )
+    return np.asarray(to_rgb(picture))

@@ -9,16 +9,16 @@ from fip_jax.errors import UserError
 def hold_out(
     split: Split, num_classes: int, fraction: float, max_per_track: int, seed: int, own: bool = False
 ) -> tuple[Split, Split]:
-    """Splits training images into (the victim's, the defender's clean ones).
+    """Splits training images into (the victim's, the defender's clean ones), or test images in the same way.
 
     The defender gets this fraction of each class. No track is on both sides: a track that gives a clean image
     gives no image to the victim. Images without tracks count as a track each. With the same seed a smaller
     fraction gives a part of the clean images of a larger one.
 
     Args:
-      split: the training images.
+      split: the images.
       num_classes: number of classes.
-      fraction: clean images as a fraction of all training images, in (0, 1).
+      fraction: clean images as a fraction of all, in (0, 1).
       max_per_track: clean images taken from one track. Fewer give a more varied clean set and cost the victim
         more of its tracks.
       seed: of the choice.
@@ -27,7 +27,7 @@ def hold_out(
     Raises:
       UserError: a class would come out empty on one side.
     """
-    tracks = np.arange(len(split.labels)) if split.tracks is None else split.tracks
+    tracks = _tracks(split)
     clean, given = [], np.zeros(len(split.labels), bool)
     for label in range(num_classes):
         members = np.flatnonzero(split.labels == label)
@@ -36,7 +36,7 @@ def hold_out(
         quota = int(fraction * len(members) + 0.5)
         if not quota:
             raise UserError(
-                f"clean.fraction: {fraction:g} gives no clean image of class {label} ({len(members)} training "
+                f"clean.fraction: {fraction:g} gives no clean image of class {label} ({len(members)} "
                 f"images), expected a larger fraction"
             )
         rng = np.random.default_rng([seed, 1, label])
@@ -51,10 +51,18 @@ def hold_out(
                 break
         if quota or given[members].all():
             raise UserError(
-                f"clean.fraction: {fraction:g} takes every track of class {label} ({len(members)} training "
+                f"clean.fraction: {fraction:g} takes every track of class {label} ({len(members)} "
                 f"images), expected a smaller fraction"
             )
     return split.take(np.flatnonzero(~given)), split.take(np.sort(np.concatenate(clean)))
+
+
+def _tracks(split: Split) -> np.ndarray:
+    """The track of each image, one of its own where it is not known."""
+    own = np.arange(len(split.labels))
+    if split.tracks is None:
+        return own
+    return np.where(split.tracks < 0, own + 1 + split.tracks.max(initial=0), split.tracks)
 
 
 def keep_back(clean: Split, fraction: float, seed: int) -> tuple[Split, Split]:

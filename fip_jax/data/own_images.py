@@ -7,16 +7,24 @@ import numpy as np
 from PIL import Image
 
 from fip_jax.data.npz import read_npz
-from fip_jax.data.pixels import open_picture, to_square
+from fip_jax.data.pixels import FORMATS, open_picture, to_square
 from fip_jax.data.split import DataSet, Split
 from fip_jax.errors import UserError
+from fip_jax.progress import console
 
 SPLITS = ("clean", "train", "test")
+MAX_LABEL = 100_000
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name is a place on disk: it begins like a path, exists, or ends in `.npz`."""
-    return name.endswith(".npz") or name.startswith((".", "~", os.sep)) or bool(name and Path(name).is_dir())
+    """Whether a data set's name is a place on disk.
+
+    A name with a separator may be one of TFDS (`name/config`), so it counts where there is such a folder; one without
+    never does, or a folder that happens to be called `gtsrb` would take the place of the data set.
+    """
+    if name.endswith((".npz", os.sep)) or name.startswith((".", "~", os.sep)):
+        return True
+    return os.sep in name and Path(name).is_dir()
 
 
 def load(name: str, image_size: int, crop: str) -> DataSet:
@@ -26,6 +34,10 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
     ImageFolder reads it (which needs TensorFlow to give the images out). Where all classes are whole numbers these are
     their indices; otherwise the classes are numbered in alphabetical order, as there and in torchvision.
 
+    An `.npz` holds `clean_images` and `clean_labels` or `train_images` and `train_labels` (or `x_train` and `y_train`),
+    and optionally the same of `test`, and `class_names`. Images are uint8, or float in [0, 1], which is rounded to
+    the nearest 255th: `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`; labels are integers `[N]`.
+
     Args:
       name: path.
       image_size: height and width in pixels that images are resized to.
@@ -34,7 +46,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
     Raises:
       UserError: names the file or folder, what was found, and what was expected.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which, unlike Path's, leaves the home of nobody as it is
     if path.suffix == ".npz":
         return _from_arrays(path, image_size, crop)
     if not path.is_dir():
@@ -42,10 +54,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
     found = {split: _classes(path / split) for split in SPLITS if (path / split).is_dir()}
     if not found.keys() & {"clean", "train"}:
         raise UserError(f"dataset.name: found neither {path}/clean nor {path}/train, expected one of them")
-    names = _class_names(path, {name for classes in found.values() for name in classes})
-    numbers = {name: index for index, name in enumerate(names)} | {
-        folder: int(folder) for classes in found.values() for folder in classes if folder.isdecimal()
-    }
+    names, numbers = _numbered(path, {name for classes in found.values() for name in classes})
     splits = {
         split: _read_split(path / split, classes, numbers, image_size, crop)
         for split, classes in found.items()
@@ -54,7 +63,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, in the order of their names; hidden files do not count."""
+    """The files of each class, in the order of their names; hidden ones do not count."""
     return {
         entry.name: sorted(p for p in entry.iterdir() if p.is_file() and not p.name.startswith("."))
         for entry in sorted(folder.iterdir())
@@ -62,88 +71,114 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     }
 
 
-def _class_names(path: Path, names: set[str]) -> tuple[str, ...]:
-    if not names:
+def _numbered(path: Path, folders: set[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """(names of the classes, index of each folder)."""
+    if not folders:
         raise UserError(
             f"dataset.name: found no folders in those of {path}, expected a folder for each class"
         )
-    if not all(name.isdecimal() for name in names):
-        # A stray number among names would be taken for an index.
-        if any(name.isdecimal() for name in names):
-            raise UserError(f"dataset.name: found numbers and words as classes in {path}, expected one kind")
-        return tuple(sorted(names))
-    highest = max(int(name) for name in names)
-    if highest > 100_000:
-        raise UserError(f"dataset.name: found the class {highest} in {path}, expected at most 100,000")
-    return tuple(str(index) for index in range(highest + 1))
+    if not all(folder.isdecimal() for folder in folders):
+        names = tuple(sorted(folders))
+        return names, {name: index for index, name in enumerate(names)}
+    # Not int() of a name of any length, which Python refuses.
+    numbers = {folder: int(folder[-10:]) for folder in folders}
+    strange = [folder for folder in sorted(folders) if len(folder) > 10 or numbers[folder] > MAX_LABEL]
+    if strange:
+        raise UserError(
+            f"dataset.name: found the class {strange[0][:50]} in {path}, expected at most {MAX_LABEL}"
+        )
+    return tuple(map(str, range(1 + max(numbers.values())))), numbers
 
 
 def _read_split(
     folder: Path, classes: dict[str, list[Path]], numbers: dict[str, int], size: int, crop: str
 ) -> Split:
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     files = [(file, numbers[name]) for name, members in classes.items() for file in members]
-    if not files:
+    pictures = [(file, label) for file, label in files if file.suffix.lower() in endings]
+    others = [file for file, _ in files if file.suffix.lower() not in endings]
+    if not pictures:
         raise UserError(
             f"dataset.name: found no images in {folder}, expected a folder of images for each class"
         )
-    images = np.empty((len(files), size, size, 3), np.uint8)
-    for index, (file, _) in enumerate(files):
+    if others:
+        console.print(
+            f"{folder}: {len(others)} files are none of {', '.join(FORMATS)} by their names and are left out, "
+            f"{others[0].name} for one",
+            markup=False,
+        )
+    images = np.empty((len(pictures), size, size, 3), np.uint8)
+    for index, (file, _) in enumerate(pictures):
         images[index] = to_square(open_picture(file), size, crop)
-    return Split(images, np.array([label for _, label in files], np.int32))
+    return Split(images, np.array([label for _, label in pictures], np.int32))
 
 
 def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
     arrays = read_npz(path)
-    names = arrays.pop("class_names", None)
     splits = {}
-    for split, (images, labels) in _pairs(path, arrays).items():
-        pixels = _pixels(path, split, images)
-        if labels.dtype.kind not in "iu" or labels.shape not in ((len(pixels),), (len(pixels), 1)):
-            raise UserError(
-                f"{path}: the labels of {split} are {labels.dtype} {list(labels.shape)}, expected integers "
-                f"[{len(pixels)}], one an image"
-            )
-        if not len(pixels) or labels.min() < 0 or labels.max() > 100_000:
-            raise UserError(
-                f"{path}: found no images or labels out of range in {split}, expected 0 to 100,000"
-            )
+    for split, (images_key, labels_key) in _keys(path, arrays).items():
+        pixels = _pixels(f"{path}: {images_key}", arrays[images_key])
+        labels = _labels(f"{path}: {labels_key}", arrays[labels_key], len(pixels))
         squares = [to_square(Image.fromarray(image), image_size, crop) for image in pixels]
-        splits[split] = Split(np.stack(squares), labels.reshape(-1).astype(np.int32))
+        splits[split] = Split(np.stack(squares), labels)
     count = 1 + max(int(split.labels.max()) for split in splits.values())
-    if names is not None and (names.dtype.kind != "U" or names.ndim != 1 or len(names) < count):
-        raise UserError(f"{path}: class_names does not hold {count} names, expected one for each class")
-    class_names = tuple(map(str, range(count) if names is None else names))
+    names = arrays.get("class_names", np.arange(count).astype(str))
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
+        raise UserError(
+            f"{path}: class_names is {names.dtype} {list(names.shape)}, expected {count} strings, one a class"
+        )
+    class_names = tuple(map(str, names))
     return DataSet(splits.get("train"), splits.get("test"), class_names, splits.get("clean"), own=True)
 
 
-def _pairs(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(images, labels) of each split, also under the names that Keras uses."""
+def _keys(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """The names of the images and of the labels of each split."""
     found = {}
     for split in SPLITS:
-        for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
-            if images in arrays and labels in arrays:
-                found[split] = (arrays[images], arrays[labels])
+        for pair in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+            missing = [key for key in pair if key not in arrays]
+            if len(missing) == 1:
+                raise UserError(f"{path}: found no {missing[0]}, expected both {pair[0]} and {pair[1]}")
+            if not missing:
+                found[split] = pair
     if not found.keys() & {"clean", "train"}:
         raise UserError(
-            f"{path}: found {', '.join(arrays) or 'nothing'}, expected clean_images and clean_labels, or "
+            f"{path}: found {', '.join(arrays)[:200] or 'nothing'}, expected clean_images and clean_labels, or "
             "train_images and train_labels"
         )
     return found
 
 
-def _pixels(path: Path, split: str, images: np.ndarray) -> np.ndarray:
+def _labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:
+    """int32 `[N]`."""
+    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
+        raise UserError(
+            f"{where} is {labels.dtype} {list(labels.shape)}, expected integers [{count}], one an image"
+        )
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        raise UserError(
+            f"{where} goes from {labels.min()} to {labels.max()}, expected classes from 0 to {MAX_LABEL}"
+        )
+    return labels.reshape(-1).astype(np.int32)
+
+
+def _pixels(where: str, images: np.ndarray) -> np.ndarray:
     """uint8 `[N, H, W, 3]` of `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`, uint8 or float in [0, 1]."""
     if images.dtype.kind == "f" and images.size and images.min() >= 0 and images.max() <= 1:
         images = np.rint(images * 255).astype(np.uint8)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise UserError(
-            f"{path}: the images of {split} are {images.dtype} {list(images.shape)}, expected uint8, or float in "
-            "[0, 1], [N, H, W, 3]"
+        range_found = (
+            f" from {images.min():g} to {images.max():g}" if images.dtype.kind == "f" and images.size else ""
         )
+        raise UserError(
+            f"{where} is {images.dtype} {list(images.shape)}{range_found}, expected uint8, or float in [0, 1], "
+            "[N, H, W, 3]"
+        )
+    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+    elif images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.shape[-1] not in (1, 3):
-        raise UserError(f"{path}: the images of {split} are {list(images.shape)}, expected [N, H, W, 3]")
+        raise UserError(f"{where} is {list(shape)}, expected [N, H, W, 3]")
     return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))

@@ -1,5 +1,6 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def load(
       manual_dir: folder of archives that the user downloaded; empty for none.
       image_size: height and width in pixels that images are resized to (bilinear) if they are not so already.
       crop: what is resized: "auto", the region of interest where the data set knows one (`gtsrb`), else the whole
-        image; "whole"; or "center", the largest centred square.
+        image; "whole"; or "center", the largest centred square (of `gtsrb`, prepared as squares, the whole).
 
     Raises:
       UserError: unknown name, not a set of labelled images, or it cannot be prepared.
@@ -62,8 +63,8 @@ def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder or .npz, or "
-            f"the name of a TFDS data set that is not yet prepared or prepared as ArrayRecord ({reason})"
+            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder (with "
+            f"a {os.sep} in it) or .npz, or the name of a TFDS data set that is not yet prepared or prepared as ArrayRecord ({reason})"
         ) from error
 
 
@@ -72,7 +73,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> N
         return
     if manual_dir and not Path(manual_dir).is_dir():
         raise UserError(f"dataset.manual_dir: found no folder {manual_dir}, expected one")
-    console.print(f"prepare {name}, once for all runs, in {builder.data_path}")
+    console.print(f"prepare {name}, once for all runs, in {builder.data_path}", markup=False)
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(

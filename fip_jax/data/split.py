@@ -8,7 +8,7 @@ import numpy as np
 class Split(NamedTuple):
     """Images uint8 `[N, H, W, 3]`, labels int32 `[N]`, and tracks int32 `[N]` or None.
 
-    Images of one track show one object and belong on one side of every split.
+    Images of one track show one object and belong on one side of every split; below 0, the track is not known.
     """
 
     images: np.ndarray

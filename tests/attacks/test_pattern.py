@@ -66,6 +66,56 @@ def test_arrays_are_patterns_as_well(png, tmp_path):
     np.testing.assert_array_equal(stamp(file=grey), np.full(SHAPE, 255))
 
 
+def test_masks_of_any_kind(png, tmp_path):
+    mask = np.zeros(SHAPE[:2], bool)
+    mask[1, 1:] = True
+    expected = GREY[0].copy()
+    expected[1, 1:] = PATTERN[1, 1:]
+    Image.fromarray(np.uint8(255) * mask).save(tmp_path / "mask.png")
+    names = [str(tmp_path / "mask.png")]
+    for index, array in enumerate((mask, mask.astype(np.int64), np.uint8(255) * mask)):
+        names.append(saved(tmp_path, f"mask{index}.npy", array))
+    for name in names:
+        np.testing.assert_array_equal(stamp(file=png, mask=name), expected)
+    # (1 - 0.5 m) x + 0.5 m p, and x + m p
+    half = expected.copy()
+    half[1, 1], half[1, 2] = 50, 114
+    np.testing.assert_array_equal(stamp(file=png, mask=name, apply="blend", alpha=0.5), half)
+    half[1, 1], half[1, 2] = 100, 228
+    np.testing.assert_array_equal(stamp(file=png, mask=name, apply="add"), half)
+
+
+def test_many_images_are_stamped_as_one_is(png):
+    images = np.random.default_rng(0).integers(0, 256, (600, *SHAPE), dtype=np.uint8)
+    found = create_attack("pattern", SHAPE, {"file": png, "apply": "add"}).stamp(images)
+    np.testing.assert_array_equal(found, np.minimum(images.astype(int) + PATTERN, 255))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"apply": "add"},
+        {"apply": "add", "mask": "other"},
+        {"apply": "blend", "mask": "black"},
+        {"mask": "black"},
+    ],
+)
+def test_triggers_that_change_nothing_are_refused(tmp_path, options):
+    black = np.zeros(SHAPE, np.uint8)
+    corner = black.copy()
+    corner[0, 2] = 255
+    masks = {"black": black, "other": corner}
+    if "mask" in options:
+        options = {**options, "mask": saved(tmp_path, "mask.npy", masks[options["mask"]])}
+    with pytest.raises(UserError, match=r"attack\.pattern: .* expected a trigger that changes some pixel"):
+        stamp(file=saved(tmp_path, "black.npy", black), **options)
+    # Black is a colour where it replaces or covers something.
+    for apply in ("replace", "blend"):
+        found = stamp(file=tmp_path / "black.npy", mask=saved(tmp_path, "mask.npy", corner), apply=apply)
+        assert found[0, 2].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -73,7 +123,9 @@ def test_arrays_are_patterns_as_well(png, tmp_path):
         ({"apply": "paint"}, "attack.pattern.apply: found 'paint'"),
         ({"alpha": 0.5}, "attack.pattern.alpha: found 0.5"),
         ({"apply": "blend", "alpha": 0.0}, "attack.pattern.alpha: found 0.0"),
+        ({"alpha": float("nan"), "apply": "blend"}, "attack.pattern.alpha: found nan"),
         ({"mask": "nowhere.png"}, "attack.pattern.mask: found no file 'nowhere.png'"),
+        ({"file": "~nobody_of_that_name/x.png"}, "attack.pattern.file: found no file '~nobody"),
     ],
 )
 def test_bad_options_are_named(png, options, part):
@@ -83,12 +135,27 @@ def test_bad_options_are_named(png, options, part):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4, 3), np.uint8), np.full(SHAPE, 2.0), np.full(SHAPE, np.nan), np.array([{}])]
+    "array",
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.full(SHAPE, 2.0),
+        np.full(SHAPE, np.nan),
+        np.full(SHAPE, 255),
+        np.full(SHAPE, "1"),
+        np.array([{}]),
+        # A mask of 0 and 1 would count as one of 0 and 1/255.
+        np.full(SHAPE, 1, np.uint8),
+    ],
 )
 def test_bad_files_are_named(tmp_path, array):
     np.save(tmp_path / "bad.npy", array, allow_pickle=True)
     with pytest.raises(UserError, match=r"bad\.npy"):
         stamp(file=str(tmp_path / "bad.npy"))
+    Image.new("RGBA", (3, 2), (9, 9, 9, 254)).save(tmp_path / "clear.png")
+    with pytest.raises(UserError, match=r"clear\.png is transparent in places"):
+        stamp(file=str(tmp_path / "clear.png"))
+    Image.new("RGBA", (3, 2), (9, 9, 9, 255)).save(tmp_path / "opaque.png")
+    assert (stamp(file=str(tmp_path / "opaque.png")) == 9).all()
     (tmp_path / "bad.png").write_text("<html>")
     with pytest.raises(UserError, match=r"bad\.png"):
         stamp(file=str(tmp_path / "bad.png"))

@@ -23,7 +23,7 @@ from gtsrb_archives import (
 )
 from PIL import Image
 
-from fip_jax.data import gtsrb
+from fip_jax.data import gtsrb, source
 from fip_jax.errors import UserError
 
 
@@ -33,6 +33,15 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gtsrb")
     manual = write(folder / "manual", make())
     return {config: prepare(folder / "data", manual, config) for config in ("cropped", "whole")}
+
+
+@pytest.mark.parametrize("crop, config", [("auto", "cropped"), ("whole", "whole"), ("center", "whole")])
+def test_the_setting_chooses_the_configuration(prepared, crop, config):
+    builder = prepared[config]
+    data = source.load("gtsrb", data_dir=str(builder.data_path.parents[2]), crop=crop)
+    expected = [example["image"] for example in builder.as_data_source(split="train")]
+    np.testing.assert_array_equal(data.train.images, expected)
+    assert set(data.test.tracks) == {-1}
 
 
 def _by_key(source):

@@ -112,14 +112,36 @@ def test_seeds():
     assert 0.25 < np.mean([position > 500 for position in chosen]) < 0.75
 
 
+def test_tracks_that_are_not_known_count_as_one_each():
+    # As GTSRB's test images have them.
+    split = split_of([100, 60])
+    unknown = split._replace(tracks=np.full(160, -1, np.int32))
+    rest, clean = hold_out(unknown, 2, 0.1, 4, seed=0)
+    assert np.bincount(clean.labels).tolist() == [10, 6]
+    assert sorted(numbers(rest) + numbers(clean)) == list(range(160))
+    assert set(clean.tracks) == {-1}
+    # Some known: the first half of the images keep their tracks.
+    some = np.where(np.arange(160) < 80, split.tracks, -1).astype(np.int32)
+    rest, clean = hold_out(split._replace(tracks=some), 2, 0.1, 4, seed=0)
+    assert not set(rest.tracks) & set(clean.tracks) - {-1}
+    assert np.bincount(clean.labels).tolist() == [10, 6]
+
+
+def test_own_images_may_lack_classes():
+    split = split_of([100, 0, 60])
+    rest, clean = hold_out(split, 4, 0.1, 4, seed=0, own=True)
+    assert np.bincount(clean.labels).tolist() == [10, 0, 6]
+    assert set(rest.labels) == {0, 2}
+
+
 def test_too_small_a_fraction_names_the_class():
     # 0.01 of 200 is 2, of 49 is 0.49.
-    with pytest.raises(UserError, match=r"clean\.fraction: 0\.01 .*class 1 \(49 training images\).*larger"):
+    with pytest.raises(UserError, match=r"clean\.fraction: 0\.01 .*class 1 \(49 images\).*larger"):
         hold_out(split_of([200, 49]), 2, 0.01, 4, seed=0)
 
 
 def test_a_class_without_images_is_named():
-    with pytest.raises(UserError, match=r"clean\.fraction: .*class 2 \(0 training images\)"):
+    with pytest.raises(UserError, match=r"clean\.fraction: .*class 2 \(0 images\)"):
         hold_out(split_of([200, 100]), 3, 0.1, 4, seed=0)
 
 

@@ -1,15 +1,18 @@
 """The user's own images: folders and arrays, their classes, and one sentence where something is amiss."""
 
 import io
+import shutil
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fip_jax.data import source
+from fip_jax.data import own_images, source
 from fip_jax.data.held_out import keep_back
-from fip_jax.data.npz import read_npz
+from fip_jax.data.npz import read_npy, read_npz
 from fip_jax.data.pixels import to_square
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
@@ -58,13 +61,62 @@ def test_folders_with_numbers_are_the_classes(tmp_path):
     assert data.test is None
 
 
+def test_numbers_among_words_are_words(tmp_path):
+    for name in ("10", "9", "B"):
+        paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
+    data = source.load(str(tmp_path), image_size=8)
+    assert data.class_names == ("10", "9", "B")
+    np.testing.assert_array_equal(data.clean.labels, [0, 1, 2])
+
+
+def test_files_that_are_no_images_by_name_are_left_out_and_said(tmp_path, capsys):
+    paint(tmp_path / "clean/0/1.PNG", (5, 5, 5))
+    (tmp_path / "clean/0/GT-00000.csv").write_text("Filename;Width")
+    data = source.load(str(tmp_path), image_size=8)
+    assert colours(data.clean) == [(5, 5, 5)]
+    assert "1 files are none of PNG" in (said := capsys.readouterr().out)
+    assert "GT-00000.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending", "options"),
+    [
+        # Palette colours with an alpha each: what lies under the transparent ones, and no warning.
+        ("P", "png", {"transparency": bytes([0, 128, 255])}),
+        ("RGBA", "webp", {"lossless": True}),
+        ("RGBA", "png", {}),
+    ],
+)
+def test_transparency_is_taken_off(tmp_path, mode, ending, options):
+    path = tmp_path / f"clean/0/1.{ending}"
+    path.parent.mkdir(parents=True)
+    picture = Image.new(mode, (8, 8), 0 if mode == "P" else (9, 8, 7, 100))
+    if mode == "P":
+        picture.putpalette([9, 8, 7] * 256)
+    picture.save(path, **options)
+    assert colours(source.load(str(tmp_path), image_size=8).clean) == [(9, 8, 7)]
+
+
+def test_what_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gtsrb").mkdir()
+    (tmp_path / "data/mine").mkdir(parents=True)
+    assert all(
+        map(own_images.is_path, ("./gtsrb", "gtsrb/", "data/mine", "~/x", "/x", "a.npz", "..", "gone/"))
+    )
+    # A folder called like a data set does not take its place, nor does one that is not there.
+    assert not any(map(own_images.is_path, ("gtsrb", "imagenette/160px", "cifar10:3.0.2", "")))
+
+
 @pytest.mark.parametrize(
     ("names", "prefix"), [(("clean_images", "clean_labels"), "clean"), (("x_train", "y_train"), "train")]
 )
 def test_arrays(tmp_path, names, prefix):
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     labels = np.array([0, 3, 1, 1])
-    for shown in (images, images.transpose(0, 3, 1, 2), images / 255):
+    # Floats are rounded to the nearest 255th.
+    off = (images / 255 + np.where(images < 128, 0.4, -0.4) / 255).astype(np.float32)
+    for shown in (images, images.transpose(0, 3, 1, 2), images / 255, off):
         np.savez(tmp_path / "own.npz", **dict(zip(names, (shown, labels), strict=True)))
         data = source.load(str(tmp_path / "own.npz"), image_size=8)
         split = getattr(data, prefix)
@@ -116,27 +168,40 @@ def test_folders_that_are_none(tmp_path):
     assert "expected a folder for each class" in refusal(tmp_path / "bare")
     (tmp_path / "hollow/clean/ant").mkdir(parents=True)
     assert "found no images" in refusal(tmp_path / "hollow")
-    paint(tmp_path / "mixed/clean/ant/1.png", (0, 0, 0))
-    paint(tmp_path / "mixed/clean/7/1.png", (0, 0, 0))
-    assert "numbers and words" in refusal(tmp_path / "mixed")
-    paint(tmp_path / "far/clean/999999999/1.png", (0, 0, 0))
-    assert "999999999" in refusal(tmp_path / "far")
+    for number in ("999999999", "1" + "0" * 200):
+        paint(tmp_path / "far/clean" / number / "1.png", (0, 0, 0))
+        assert f"the class {number[:50]} in" in refusal(tmp_path / "far")
+        shutil.rmtree(tmp_path / "far")
+    assert "found no folder ~nobody_of_that_name" in refusal("~nobody_of_that_name")
 
 
 def test_images_that_are_none(tmp_path):
     path = tmp_path / "clean/ant/1.png"
     paint(path, (0, 0, 0))
     whole = path.read_bytes()
-    # A header that claims 60,000 x 60,000 pixels, a text, half a file, a page description.
-    bomb = whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+    # 16 bits, which Pillow would cut off at 255; a text, half a file, a page description.
+    deep = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(deep, "PNG")
     for content in (
-        bomb,
+        deep.getvalue(),
         b"<html>",
         whole[: len(whole) // 2],
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     ):
         path.write_bytes(content)
         assert str(path) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("side", [9_000, 11_000, 60_000])  # where Pillow is silent, warns, and refuses
+def test_images_that_claim_too_many_pixels(tmp_path, side):
+    path = tmp_path / "clean/ant/1.png"
+    paint(path, (0, 0, 0))
+    whole = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + whole[24:29]
+    path.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+    message = refusal(tmp_path)
+    assert str(path) in message
+    assert "pixels" in message
 
 
 def with_arrays(path, **arrays):
@@ -149,13 +214,21 @@ def with_arrays(path, **arrays):
 @pytest.mark.parametrize(
     ("arrays", "part"),
     [
-        ({"clean_labels": np.arange(3)}, "labels of clean are int64 [3]"),
-        ({"clean_labels": np.array([0.0, 1.0])}, "float64"),
-        ({"clean_labels": np.array([0, -1])}, "out of range"),
-        ({"clean_images": np.full((2, 8, 8, 3), 7.0)}, "images of clean are float64"),
+        ({"clean_labels": np.arange(3)}, "clean_labels is int64 [3], expected integers [2]"),
+        ({"clean_labels": np.array([0.0, 1.0])}, "clean_labels is float64 [2]"),
+        ({"clean_labels": np.array([0, -1])}, "clean_labels goes from -1 to 0"),
+        (
+            {"clean_labels": np.array([0, 2**63], np.uint64)},
+            "clean_labels goes from 0 to 9223372036854775808",
+        ),
+        ({"clean_images": np.full((2, 8, 8, 3), 7.0)}, "clean_images is float64 [2, 8, 8, 3] from 7 to 7"),
+        ({"clean_images": np.full((2, 8, 8, 3), np.nan)}, "from nan to nan"),
         ({"clean_images": np.zeros((2, 8, 8, 5), np.uint8)}, "[2, 8, 8, 5]"),
+        ({"clean_images": np.zeros((2, 8), np.uint8)}, "[2, 8]"),
+        ({"x_test": np.zeros((2, 8, 8), np.uint8)}, "found no y_test, expected both x_test and y_test"),
         ({"clean_images": np.zeros((0, 8, 8, 3), np.uint8), "clean_labels": np.arange(0)}, "[0, 8, 8, 3]"),
-        ({"class_names": np.array(["cat"])}, "class_names"),
+        ({"class_names": np.array(["cat"])}, "class_names is <U3 [1], expected 2 strings"),
+        ({"class_names": np.arange(2)}, "class_names is int64 [2]"),
         ({"clean_images": np.array([{}, {}])}, "expected whole NumPy arrays"),
     ],
 )
@@ -178,16 +251,62 @@ def test_arrays_that_lie_about_their_size(tmp_path, shape):
         read_npz(path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        # NumPy parses a header as Python, which fails in many ways: a bracket left open, indentation, nesting.
+        "{'descr': '|u1', 'shape': (",
+        "\n  x\n y",
+        "-" * 9000 + "1",
+        "{1: 2}",
+        # Shapes that are none, elements of no bytes, and a promise that the file does not keep.
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (0, 99999999999999999999)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -3)}",
+        "{'descr': '<U0', 'fortran_order': False, 'shape': (99999999999999,)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
+    ],
+)
+def test_headers_that_are_none(tmp_path, header):
+    whole = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    for data in (whole, whole + b"123", whole[:-1], whole[:7]):
+        (tmp_path / "own.npy").write_bytes(data)
+        with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+            archive.writestr("clean_images.npy", data)
+        for read, name in ((read_npy, "own.npy"), (read_npz, "own.npz")):
+            with pytest.raises(UserError, match=rf"{name}: expected whole NumPy arrays") as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
+
+
+def test_arrays_come_back_as_they_were(tmp_path):
+    arrays = [np.arange(6).reshape(2, 3).T, np.array(["ä", "bc"]), np.array(2.5), np.zeros((0, 4), ">f4")]
+    for array in arrays:
+        np.save(tmp_path / "own.npy", array)
+        found = read_npy(tmp_path / "own.npy")
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_methods_that_unpack_without_a_bound_are_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "own.npz", "w", method) as archive:
+        archive.writestr("clean_images.npy", npy_header((2,)) + b"12")
+    with pytest.raises(UserError, match="zip method"):
+        read_npz(tmp_path / "own.npz")
+
+
 def test_zip_bombs_are_not_unpacked(tmp_path):
     path = tmp_path / "own.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("clean_images.npy", npy_header((1 << 27,)) + bytes(1 << 27))
-    assert path.stat().st_size < 1 << 20
+        archive.writestr("clean_images.npy", npy_header((1 << 24,)) + bytes(1 << 24))
+    assert path.stat().st_size < 1 << 15
     with pytest.raises(UserError, match="bytes in a file of"):
         read_npz(path)
 
 
 def test_files_that_are_no_npz(tmp_path):
-    for content in (b"", b"<html>", with_arrays(tmp_path / "whole.npz").read_bytes()[:300]):
+    whole = with_arrays(tmp_path / "whole.npz").read_bytes()
+    # The last has one byte of an image changed, which its checksum shows.
+    for content in (b"", b"<html>", whole[:300], whole[:250] + b"x" + whole[251:]):
         (tmp_path / "own.npz").write_bytes(content)
         assert str(tmp_path / "own.npz") in refusal(tmp_path / "own.npz")

@@ -119,6 +119,27 @@ def test_examples_without_a_trigger():
     assert [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("num_clean, num_triggered", [(2, 4), (8, 3), (1, 1)])
+def test_triggered_images_that_came_without_their_clean_ones(num_clean, num_triggered):
+    shown = material(8)
+    triggered = TriggeredSet(
+        shown.test.images[:num_triggered] + 100,
+        shown.test.labels[:num_triggered],
+        np.zeros(8, np.int32),
+        None,
+    )
+    shown = shown._replace(test=shown.test.take(np.arange(num_clean)), triggered=triggered)
+    figure = draw_examples(shown, NETWORKS, predict, count=6)
+    FigureCanvasAgg(figure).draw()
+    drawn = [axis for axis in figure.axes if axis.images]
+    # The first test images above, the first triggered ones below, each as many as there are.
+    pixels = [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in drawn]
+    clean = list(range(min(num_clean, 6)))
+    assert pixels == clean + [100 + index for index in range(num_triggered)]
+    assert [axis.get_visible() for axis in figure.axes].count(True) == len(drawn)
+    assert said(drawn[len(clean)]) == [("before: yield", WRONG), ("after: speed limit 20", WRONG)]
+
+
 @pytest.mark.parametrize("num, triggered", [(4, False), (8, True), (1, False)])
 def test_fewer_images_than_places(num, triggered):
     # Four images and six places, or eight of which four are triggered.

@@ -1,0 +1,108 @@
+"""The way in from Python: files, modules and plain functions, purified like in a run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_export import state_dict
+
+import fip_jax
+from fip_jax.interop import torch_writer
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(24) % 3
+
+
+def apply(params, images):
+    return jnp.tanh(images.reshape(len(images), -1) @ params["w"]) @ params["v"]
+
+
+def parameters():
+    return {
+        "w": jnp.asarray(RNG.standard_normal((192, 6)) / 8, jnp.float32),
+        "v": jnp.asarray(RNG.standard_normal((6, 3)), jnp.float32),
+    }
+
+
+def loss(params):
+    logits = np.asarray(apply(params, jnp.asarray(IMAGES, jnp.float32) / 255))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(24), LABELS])
+
+
+@pytest.mark.parametrize("method", ["fip", "ft", "ft_sam"])
+def test_a_plain_function(method):
+    params = parameters()
+    before = jax.tree.map(np.array, params)
+    options = {"method": method, "steps": 40, "batch_size": 12, "learning_rate": 0.1, "crop_padding": 0}
+    purified = fip_jax.purify_function(apply, params, IMAGES, LABELS, **options)
+    jax.tree.map(np.testing.assert_array_equal, params, before)  # the caller's stay as they are
+    assert loss(purified) < 0.8 * loss(params)
+    again = fip_jax.purify_function(apply, params, IMAGES, LABELS, **options)
+    jax.tree.map(np.testing.assert_array_equal, purified, again)
+    other = fip_jax.purify_function(apply, params, IMAGES, LABELS, seed=1, **options)
+    assert (np.asarray(other["w"]) != np.asarray(purified["w"])).any()
+
+
+def test_options_reach_the_step():
+    params = parameters()
+    options = {"steps": 3, "batch_size": 12}
+    # An anchor this strong keeps every parameter that the Fisher matrix knows of where it was.
+    kept = fip_jax.purify_function(apply, params, IMAGES, LABELS, eta_r=1e9, **options)
+    moved = fip_jax.purify_function(apply, params, IMAGES, LABELS, eta_r=0.0, **options)
+    distance = [np.abs(np.asarray(p["v"]) - np.asarray(params["v"])).max() for p in (kept, moved)]
+    assert distance[0] < 1e-3 < distance[1]
+
+
+def test_a_module():
+    class Small(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.linear = nnx.Linear(192, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, rngs=None):
+            return self.linear(self.norm(x).reshape(len(x), -1))
+
+    module = Small()
+    weights = np.array(module.linear.kernel[...])
+    purified = fip_jax.purify_network(module, IMAGES, LABELS, steps=2, batch_size=12, mean=(0.5, 0.5, 0.5))
+    assert isinstance(purified, Small)
+    np.testing.assert_array_equal(np.array(module.linear.kernel[...]), weights)
+    assert (np.array(purified.linear.kernel[...]) != weights).any()
+
+
+def test_a_file(tmp_path):
+    torch_writer.write(tmp_path / "in.pth", {"net": state_dict(num_classes=3)})
+    network = fip_jax.load(tmp_path / "in.pth")
+    images = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    purified = fip_jax.purify_network(network, images, LABELS[:12], steps=2, batch_size=12)
+    files = fip_jax.save(tmp_path / "out", purified)
+    assert [file.name for file in files] == ["purified.pth", "purified.safetensors"]
+    again = fip_jax.load(files[0])
+    jax.tree.map(np.testing.assert_array_equal, again.params, purified.params)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "part"),
+    [
+        (IMAGES / 255, LABELS, {}, "images: found float64"),
+        (IMAGES[0], LABELS, {}, "images: found uint8 [8, 8, 3]"),
+        (IMAGES, LABELS[:5], {}, "labels: found int64 [5]"),
+        (IMAGES, LABELS / 1, {}, "labels: found float64"),
+        (IMAGES, LABELS, {"method": "magic"}, "defense.name: found 'magic'"),
+        (IMAGES, LABELS, {"learn_rate": 1}, "learn_rate: no option of fip"),
+        (IMAGES, LABELS, {"method": "ft", "eta_f": 1.0}, "eta_f: no option of ft"),
+        (IMAGES, LABELS, {"steps": 0}, "defense.steps: found 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(images, labels, options, part):
+    with pytest.raises(fip_jax.UserError) as caught:
+        fip_jax.purify_function(apply, parameters(), images, labels, **options)
+    assert part in str(caught.value)
+
+
+def test_unknown_names_are_no_part_of_it():
+    with pytest.raises(AttributeError, match="no attribute 'magic'"):
+        fip_jax.magic  # noqa: B018

@@ -1,0 +1,153 @@
+"""The purified network in the format that the suspicious one came in, and whole runs from a file to a file."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from small_runs import command, finish, prepare_small_signs
+
+from fip_jax import suspect
+from fip_jax.config import default_config
+from fip_jax.export import as_exported, export
+from fip_jax.interop import foreign, torch_file, torch_writer
+from fip_jax.interop.state_dict import to_torch
+
+NETWORKS = {
+    "small_vgg": {"width": 2},
+    "preact_resnet18": {"width": 2},
+    "resnet18": {"width": 2},
+    "vgg19_bn": {"width": 2},
+    "wrn_16_1": {"width": 16},
+    "vit_small": {"width": 64},
+}
+
+
+def state_dict(name="small_vgg", num_classes=43, seed=0, dtype=np.float32, prefix=""):
+    """A PyTorch state dict of a network with fresh weights, with BatchNorm's counters."""
+    config = default_config()
+    config.model.name, config.model.width = name, NETWORKS[name]["width"]
+    if name == "vit_small":
+        config.model.vit_small.heads = 1
+    made = suspect.build(suspect.describe(config, num_classes), seed)
+    arrays = {prefix + key: a.astype(dtype) for key, a in to_torch(made.params, made.model_state).items()}
+    norms = [key.removesuffix("running_mean") for key in arrays if key.endswith("running_mean")]
+    return arrays | {f"{key}num_batches_tracked": np.array(5, np.int64) for key in norms}
+
+
+def load(path):
+    config = default_config()
+    config.victim.checkpoint = str(path)
+    return suspect.load(config)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_import_and_export_is_the_same_file(name, tmp_path):
+    torch_writer.write(
+        tmp_path / "in.pth.tar", {"epoch": 3, "state_dict": state_dict(name, prefix="module.")}
+    )
+    loaded = load(tmp_path / "in.pth.tar")
+    assert loaded.description["model"]["name"] == name
+    files = export(tmp_path, loaded)
+    assert [file.name for file in files] == ["purified.pth.tar", "purified.safetensors"]
+    assert files[0].read_bytes() == (tmp_path / "in.pth.tar").read_bytes()
+    # The safetensors hold the same tensors, and come in and go out the same as well.
+    again = load(files[1])
+    jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+    (tmp_path / "out").mkdir()
+    assert export(tmp_path / "out", again)[0].read_bytes() == files[1].read_bytes()
+
+
+def changed(loaded):
+    return loaded._replace(params=jax.tree.map(lambda leaf: leaf + 0.3, loaded.params))
+
+
+def test_types_are_kept_and_numbers_rounded_to_them(tmp_path):
+    torch_writer.write(tmp_path / "in.pt", state_dict(dtype=np.float16))
+    purified = changed(load(tmp_path / "in.pt"))
+    rounded = as_exported(purified)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(rounded.params))
+    differences = jax.tree.map(lambda a, b: float(abs(a - b).max()), rounded.params, purified.params)
+    assert 0 < max(jax.tree.leaves(differences)) < 1e-3
+    file = export(tmp_path, rounded)[0]
+    assert {a.dtype.str for a in foreign.read(file).arrays.values()} == {"<f2", "<i8"}
+    # What is measured is what the file holds, bit for bit.
+    jax.tree.map(np.testing.assert_array_equal, load(file).params, rounded.params)
+
+
+def test_backdoorbench_gets_a_defense_result(tmp_path):
+    content = {"model_name": "preactresnet18", "num_classes": 43, "model": state_dict("preact_resnet18")}
+    bd_test = {"bd_data_container": {"save_folder_path": None, "data_dict": {}}}
+    torch_writer.write(tmp_path / "attack_result.pt", content | {"bd_test": bd_test})
+    purified = changed(load(tmp_path / "attack_result.pt"))
+    file = export(tmp_path, purified)[0]
+    assert file.name == "defense_result.pt"
+    found = torch_file.read(file)
+    assert list(found.content) == ["model_name", "num_classes", "model"]
+    assert found.content["num_classes"] == 43
+    jax.tree.map(np.testing.assert_array_equal, load(file).params, purified.params)
+
+
+def test_a_network_of_ours_goes_out_as_safetensors(tmp_path):
+    made = suspect.build(suspect.describe(default_config(), 3), 0)
+    files = export(tmp_path, made)
+    assert [file.name for file in files] == ["purified.safetensors"]
+    assert safetensors.numpy.load_file(files[0])["classifier.weight"].shape == (3, 2048)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    prepare_small_signs(path)
+    return path
+
+
+def test_a_run_from_a_file_to_a_file(data_dir, tmp_path):
+    file = tmp_path / "suspicious.pth"
+    torch_writer.write(file, {"net": state_dict(), "acc": 97.5})
+    arguments = command(
+        tmp_path / "run", data_dir, victim__checkpoint=file, attack__name="none", defense__steps=4
+    )
+    status, out, err = finish(arguments)
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["purified"]["asr"] is None
+    assert "unknown" in out
+    found = torch_file.read(tmp_path / "run/purified.pth")
+    assert found.content["acc"] == 97.5
+    before, after = foreign.read(file), foreign.read(tmp_path / "run/purified.pth")
+    assert before.arrays.keys() == after.arrays.keys()
+    assert (before.arrays["classifier.weight"] != after.arrays["classifier.weight"]).any()
+    assert after.arrays["features.1.num_batches_tracked"] == 5
+    # A file that is another than when the run was begun is noticed; the same one is not purified again.
+    (tmp_path / "run/summary.json").unlink()
+    torch_writer.write(file, {"net": state_dict(seed=1), "acc": 97.5})
+    status, _, err = finish(arguments)
+    assert status == 2
+    assert "has changed since this run was begun" in err
+
+
+def test_a_run_on_images_of_ones_own(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(24):
+        path = tmp_path / f"images/clean/{index % 3}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    torch_writer.write(tmp_path / "suspicious.pth", state_dict(num_classes=5))
+    arguments = command(
+        tmp_path / "run",
+        tmp_path,
+        dataset__name=tmp_path / "images",
+        victim__checkpoint=tmp_path / "suspicious.pth",
+        attack__name="none",
+        defense__steps=2,
+    )
+    arguments = [a.replace("quickstart.py", "checkpoint.py") for a in arguments]
+    status, out, err = finish(arguments)
+    assert status == 0, err
+    assert "kept back" in out
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["clean_images"] == 18  # of 24, six kept back
+    assert (tmp_path / "run/purified.pth").exists()
