@@ -12,7 +12,7 @@ def hold_out(
     """Splits training images into (the victim's, the defender's clean ones), or test images in the same way.
 
     The defender gets this fraction of each class. No track is on both sides: a track that gives a clean image
-    gives no image to the victim. Images without tracks count as a track each. With the same seed a smaller
+    gives no image to the victim. Images of unknown track count as a track each. With the same seed a smaller
     fraction gives a part of the clean images of a larger one.
 
     Args:

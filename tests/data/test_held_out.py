@@ -166,3 +166,18 @@ def test_too_large_a_fraction_names_the_class(per_track, fraction, max_per_track
     else:
         with pytest.raises(UserError, match=r"clean\.fraction: .*every track of class 0.*smaller"):
             hold_out(split, 2, fraction, max_per_track, seed=0)
+
+
+def test_unknown_tracks_are_a_track_each():
+    labels = np.zeros(20, np.int32)
+    images = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    unknown = Split(images, labels, np.full(20, -1, np.int32))
+    rest, clean = hold_out(unknown, 1, 0.2, 4, seed=0)
+    assert (len(rest.labels), len(clean.labels)) == (16, 4)
+    # As without tracks, and known ones beside them still stay together.
+    _, same = hold_out(unknown._replace(tracks=None), 1, 0.2, 4, seed=0)
+    np.testing.assert_array_equal(np.sort(clean.images.ravel()), np.sort(same.images.ravel()))
+    mixed = unknown._replace(tracks=np.repeat([-1, 7], 10).astype(np.int32))
+    rest, clean = hold_out(mixed, 1, 0.5, 1, seed=0)
+    assert (clean.images >= 10).sum() == 1
+    assert not (rest.images >= 10).any()
