@@ -63,8 +63,9 @@ def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder (with "
-            f"a {os.sep} in it) or .npz, or the name of a TFDS data set that is not yet prepared or prepared as ArrayRecord ({reason})"
+            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder (with a "
+            f"{os.sep} in it) or .npz, or the name of a TFDS data set that is not yet prepared or prepared as "
+            f"ArrayRecord ({reason})"
         ) from error
 
 

@@ -18,6 +18,9 @@ from fip_jax.interop.torch_file import TorchFile
 _PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier", "network", "weights")
 # What wrappers of PyTorch (DataParallel, torch.compile) put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
+_MAX_WRAPPERS = 4
+# Tied weights share their numbers; thousands of names for the same ones would take hours to check.
+_MAX_SHARING = 8
 
 
 class Foreign(NamedTuple):
@@ -58,7 +61,9 @@ class Foreign(NamedTuple):
           arrays: as from `with_network`.
         """
         if isinstance(self.source, TorchFile):
-            return self.source.replaced((self.place[key], array) for key, array in arrays.items())
+            # What shares its numbers with a changed tensor must not write the old ones over it.
+            changed = {key: array for key, array in arrays.items() if array is not self.arrays[key]}
+            return self.source.replaced((self.place[key], array) for key, array in changed.items())
         return to_safetensors(arrays, self.source)
 
 
@@ -75,12 +80,16 @@ def read(path: Path) -> Foreign:
     """
     if not path.is_file():
         raise UserError(f"victim.checkpoint: found no file {path}, expected one of PyTorch or safetensors")
+    torch_file.check_size(path)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        head = file.read(16)
-        file.seek(0)
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            file.seek(0)
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}, expected a file that can be read") from error
     if not head:
         raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
     if head.lstrip()[:1] == b"<":
@@ -88,9 +97,12 @@ def read(path: Path) -> Foreign:
     # A safetensors file begins with the length of its header, which begins with a brace.
     source, place, arrays = (_read_safetensors if head[8:9] == b"{" else _read_torch)(path)
     for key, array in arrays.items():
-        if array.dtype.kind in "fV" and not np.isfinite(array.astype(np.float32)).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = array.dtype.kind not in "fV" or np.isfinite(array.astype(np.float32)).all()
+        if not finite:
+            name = repr(key[:80])[1:-1]
             raise UserError(
-                f"{path}: found {key} with numbers that are not finite in float32, expected weights"
+                f"{path}: found {name} with numbers that are not finite in float32, expected weights"
             )
     return Foreign(path, digest.hexdigest(), _plain_names(arrays), arrays, source, place)
 
@@ -101,7 +113,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef],
             metadata = dict(file.metadata() or {})
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
     except Exception as error:  # safetensors raises types of its own and KeyError for what NumPy lacks
-        reason = str(error).split("\n")[0][:200]
+        reason = repr(str(error).split("\n")[0][:200])[1:-1]
         raise UserError(
             f"{path}: expected a whole safetensors file, found a damaged one ({reason})"
         ) from error
@@ -113,7 +125,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef],
 def _read_torch(path: Path) -> tuple[TorchFile, dict[str, TensorRef], dict[str, np.ndarray]]:
     file = torch_file.read(path)
     place = _state_dict(path, file.content)
-    return file, place, {key: file.array(ref) for key, ref in place.items()}
+    arrays = {key: file.array(ref) for key, ref in place.items()}
+    if sum(array.nbytes for array in arrays.values()) > _MAX_SHARING * len(file.data):
+        raise UserError(
+            f"{path}: found {len(arrays)} tensors that share their numbers, expected a network's weights"
+        )
+    return file, place, arrays
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
@@ -143,6 +160,7 @@ def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
 
 def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     names = {key: key for key in arrays}
-    while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None):
+    for _ in range(_MAX_WRAPPERS):
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), "")
         names = {name.removeprefix(wrapper): key for name, key in names.items()}
     return names

@@ -35,7 +35,11 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        # A list, since the numbers that a file chooses could make a dictionary's keys collide.
+        self.memo: list[Any] = []
+        # Instructions and bytes so far, and how much calls may still copy of either.
+        self.instructions = self.bytes = 0
+        self.copied_items = self.copied_characters = 0
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -63,17 +67,28 @@ class _Machine:
             raise PickleError("a reference without a name")
         found = Global(module, name)
         if str(found) not in CALLS and str(found) not in OPAQUE:
-            raise PickleError(f"a reference to {str(found)[:100]}")
+            raise PickleError(f"a reference to {repr(str(found)[:100])[1:-1]}")
         self.push(found)
 
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise PickleError("a call of something that is no known name")
         make = CALLS.get(str(function))
+        if make and args:
+            self.count_copy(args[0])
         try:
             self.push(make(args) if make else Opaque(function, args))
         except (ValueError, IndexError, TypeError) as error:
             raise PickleError(f"{function} with unexpected arguments") from error
+
+    def count_copy(self, value: Any) -> None:
+        """Calls copy what they are given. Written once and given to many of them, it would fill the memory."""
+        if type(value) in (list, tuple):
+            self.copied_items += len(value)
+        elif type(value) is str:
+            self.copied_characters += len(value)
+        if self.copied_items > self.instructions or self.copied_characters > self.bytes:
+            raise PickleError("copies that outgrow the file")
 
     def build(self) -> None:
         state = self.pop()
@@ -120,8 +135,16 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             set_item(self.top(), key, value)
 
+    def store(self, index: int) -> None:
+        # Pickles number what they store from 0, those of Python 2 from 1.
+        if not self.memo and index == 1:
+            self.memo.append(_NOTHING)
+        if index > len(self.memo):
+            raise PickleError("values stored out of order")
+        self.memo[index : index + 1] = [self.top()]
+
     def recall(self, index: int) -> None:
-        if index not in self.memo:
+        if index >= len(self.memo) or self.memo[index] is _NOTHING:
             raise PickleError("a reference to what was never stored")
         self.push(self.memo[index])
 
@@ -131,6 +154,7 @@ class _Machine:
         self.push(value)
 
 
+_NOTHING = object()
 # The number that a file of PyTorch before 1.6 begins with.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -156,14 +180,14 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "ADDITEMS": lambda m, arg: m.append(m.pop_to_mark()),
     "SETITEM": lambda m, arg: m.set_items([m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, arg: m.set_items(m.pop_to_mark()),
-    "MEMOIZE": lambda m, arg: m.memo.__setitem__(len(m.memo), m.top()),
+    "MEMOIZE": lambda m, arg: m.store(len(m.memo)),
     "GLOBAL": lambda m, arg: m.refer(*arg.split(" ", 1)),
     "STACK_GLOBAL": lambda m, arg: m.refer(*[m.pop(), m.pop()][::-1]),
     "REDUCE": lambda m, arg: m.call(*[m.pop(), m.pop()][::-1]),
     "NEWOBJ": lambda m, arg: m.call(*[m.pop(), m.pop()][::-1]),
     "BUILD": lambda m, arg: m.build(),
     "BINPERSID": lambda m, arg: m.persistent(),
-    **{name: lambda m, arg: m.memo.__setitem__(arg, m.top()) for name in ("BINPUT", "LONG_BINPUT")},
+    **{name: lambda m, arg: m.store(arg) for name in ("BINPUT", "LONG_BINPUT")},
     **{name: lambda m, arg: m.recall(arg) for name in ("BINGET", "LONG_BINGET")},
     **{
         name: lambda m, arg: m.push(arg)
@@ -176,12 +200,13 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def read(data: bytes, start: int = 0) -> tuple[Any, int]:
+def read(data: bytes, start: int = 0, max_operations: int = MAX_OPERATIONS) -> tuple[Any, int]:
     """The pickle that begins at `start`, as plain values, and where it ends.
 
     Returns:
       (value, end). The value consists of None, bool, int, float, str, bytes, list, tuple, dict (also for an
       OrderedDict; a set is a list), `TensorRef`, `Storage`, `Global` and `Opaque`. A list or dict can hold itself.
+      A dictionary's keys are text or bytes; numbers and None are written out as text.
 
     Raises:
       PickleError: not a pickle, cut short, too long, or with something that a file of weights does not need.
@@ -190,12 +215,13 @@ def read(data: bytes, start: int = 0) -> tuple[Any, int]:
     file = io.BytesIO(data)
     file.seek(start)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):
             instruction = _INSTRUCTIONS.get(opcode.name)
             if instruction is None:
                 raise PickleError(f"the instruction {opcode.name}")
-            if count > MAX_OPERATIONS:
-                raise PickleError(f"more than {MAX_OPERATIONS:,} instructions")
+            if count > max_operations:
+                raise PickleError(f"more than {max_operations:,} instructions")
+            machine.instructions, machine.bytes = count, (position or 0) - start
             instruction(machine, argument)
     except PickleError:
         raise

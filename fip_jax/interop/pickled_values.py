@@ -1,5 +1,6 @@
 """What a pickle of weights may hold, and what we make of it; see `pickled.py`."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,8 @@ import ml_dtypes
 import numpy as np
 
 _MAX_DIMENSIONS = 8
+# Of a tensor's lengths, their product and its strides, where they are not bounded by its numbers: it has none or one.
+_MAX_LENGTH = 1 << 40
 
 # PyTorch's names of its storages; all little-endian.
 STORAGES = {
@@ -91,9 +94,9 @@ def _tensor(args: tuple) -> TensorRef:
         tuple(whole(n, "a length") for n in shape),
         tuple(whole(n, "a stride") for n in strides),
     )
-    size = 1
-    for length in ref.shape:
-        size *= length
+    if max(math.prod(filter(None, ref.shape)), *ref.strides, 0) > _MAX_LENGTH:
+        raise PickleError("a tensor of absurd shape or strides")
+    size = math.prod(ref.shape)
     last = ref.offset + sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
     if size > storage.size or (size and last >= storage.size):
         raise PickleError(f"a tensor of shape {list(ref.shape)} outside of its {storage.size} stored numbers")
@@ -111,6 +114,13 @@ def _bytes(args: tuple) -> bytes:
     if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1":
         raise PickleError("text in an unexpected encoding")
     return args[0].encode("latin1")
+
+
+def _no_bytes(args: tuple) -> bytes:
+    """Empty ones, in protocol 2; others come as `_bytes`."""
+    if args:
+        raise PickleError("bytes made of something")
+    return b""
 
 
 def _dictionary(args: tuple) -> dict:
@@ -150,9 +160,11 @@ def _sequence(args: tuple) -> list:
 
 
 def set_item(target: Any, key: Any, value: Any) -> None:
-    # Nested tuples would take time exponential in their depth to hash.
+    # Nested tuples would take time exponential in their depth to hash, and numbers can be chosen so that each collides
+    # with all before it, which the random hashes of text prevent.
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         raise PickleError(f"a dictionary key of type {type(key).__name__}")
+    key = key if type(key) in (str, bytes) else str(key)
     if type(target) is not dict:
         raise PickleError("items for something that is no dictionary")
     target[key] = value
@@ -169,12 +181,14 @@ CALLS: dict[str, Callable[[tuple], Any]] = {
     "numpy.dtype": _dtype,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
+    "__builtin__.bytes": _no_bytes,
     "builtins.set": _sequence,
     "__builtin__.set": _sequence,
 }
 # Classes that checkpoints hold beside the weights; none of them is ever made.
 OPAQUE = {
     "argparse.Namespace",
+    "collections.Counter",
     "builtins.list",
     "__builtin__.list",
     "builtins.dict",
@@ -189,6 +203,7 @@ OPAQUE = {
     "pathlib.Path",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath")),
     "PIL.Image.Image",
     "torch.device",
     *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")),

@@ -18,8 +18,11 @@ from fip_jax.errors import UserError
 from fip_jax.interop import pickled
 from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef
 
+_MAX_BYTES = 1 << 33
 _LEGACY_PROTOCOL = 1001
-_CENTRAL, _LOCAL, _DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
+# Magic number, protocol and system take a few dozen instructions.
+_LEGACY_HEAD_OPERATIONS = 1000
+_LOCAL, _DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 
 
 class Entry(NamedTuple):
@@ -71,12 +74,19 @@ def _view(data: bytes | bytearray, entries: dict[str, Entry], ref: TensorRef) ->
     )
 
 
+def check_size(path: Path) -> None:
+    """Raises UserError for a file that is larger than any network; a few bytes on the disk can claim to be that."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"{path}: found {path.stat().st_size} bytes, expected {_MAX_BYTES} at most")
+
+
 def read(path: Path) -> TorchFile:
     """Reads a file of `torch.save`, of either container.
 
     Raises:
       UserError: it is neither, is damaged, or holds more than weights and plain values.
     """
+    check_size(path)
     data = path.read_bytes()
     try:
         return _read_zip(data) if data[:4] == _LOCAL else _read_legacy(data)
@@ -92,29 +102,42 @@ def _read_zip(data: bytes) -> TorchFile:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except Exception as error:  # zipfile lets several types through over damaged files
         raise PickleError("a damaged zip file") from error
-    records = {record.filename: record for record in archive.infolist()}
-    name = next(
-        (n for n in records if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)), None
-    )
-    if name is None or name.removesuffix("data.pkl") + "constants.pkl" in records:
+    entries = _entries(data, archive)
+    programs = [n for n in entries if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)]
+    prefix = programs[0].removesuffix("data.pkl") if programs else ""
+    if len(programs) != 1 or f"{prefix}constants.pkl" in entries:
         raise PickleError("a zip file that is no state_dict (TorchScript, or not of PyTorch)")
-    # Entries that share their bytes would multiply the work.
-    if sum(record.file_size for record in records.values()) > len(data):
-        raise PickleError("zip entries that overlap")
-    prefix = name.removesuffix("data.pkl")
-    order = _entry(data, records[f"{prefix}byteorder"]) if f"{prefix}byteorder" in records else None
+    order = entries.get(f"{prefix}byteorder")
     if order is not None and data[order.start : order.start + order.length].strip() != b"little":
         raise PickleError("numbers that are not little-endian")
-    program = _entry(data, records[name])
-    content, _ = pickled.read(data[program.start : program.start + program.length])
+    program = entries[programs[0]]
+    content, end = pickled.read(data[program.start : program.start + program.length])
+    if end != program.length:
+        raise PickleError("something after the pickle")
     folder = f"{prefix}data/"
-    entries = {
-        filename.removeprefix(folder): _entry(data, record)
-        for filename, record in records.items()
-        if filename.startswith(folder)
+    storages = {
+        name.removeprefix(folder): entry for name, entry in entries.items() if name.startswith(folder)
     }
-    _check_storages(content, entries)
-    return TorchFile(data, content, entries)
+    _check_storages(content, storages)
+    return TorchFile(data, content, storages)
+
+
+def _entries(data: bytes, archive: zipfile.ZipFile) -> dict[str, Entry]:
+    """All entries by name. Each has its name and its bytes for itself: other numbers in one change nothing else, and
+    other programs find the same ones."""
+    found: dict[str, Entry] = {}
+    end = 0
+    for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
+        if record.filename in found:
+            raise PickleError("two zip entries of one name")
+        if record.header_offset < end:
+            raise PickleError("zip entries that overlap")
+        entry = _entry(data, record)
+        end = max(entry.start + entry.length, _checksum_place(data, entry) + 4)
+        found[record.filename] = entry
+    if end > archive.start_dir:
+        raise PickleError("zip entries that overlap")
+    return found
 
 
 def _entry(data: bytes, record: zipfile.ZipInfo) -> Entry:
@@ -128,16 +151,28 @@ def _entry(data: bytes, record: zipfile.ZipInfo) -> Entry:
     start = at + 30 + name_length + extra_length
     if start + record.file_size > len(data):
         raise PickleError("a zip entry that reaches beyond the file")
-    if zlib.crc32(data[start : start + record.file_size]) != record.CRC:
+    entry = Entry(start, record.file_size, record)
+    (noted,) = struct.unpack_from("<I", data, _checksum_place(data, entry))
+    if not noted == record.CRC == zlib.crc32(memoryview(data)[start : start + record.file_size]):
         raise PickleError("a zip entry whose checksum does not match")
-    return Entry(start, record.file_size, record)
+    return entry
+
+
+def _checksum_place(data: bytes | bytearray, entry: Entry) -> int:
+    """Where a zip entry's CRC-32 lies beside it: in front of it, or after it where a flag says so."""
+    assert entry.record is not None
+    end = entry.start + entry.length
+    if struct.unpack_from("<H", data, entry.record.header_offset + 6)[0] & 8:
+        return end + 4 * (data[end : end + 4] == _DESCRIPTOR)
+    return entry.record.header_offset + 14
 
 
 def _read_legacy(data: bytes) -> TorchFile:
     """Five pickles one after the other (magic number, protocol, system, content, keys), then the storages."""
     position, parts = 0, []
     for index in range(5):
-        value, position = pickled.read(data, position)
+        limit = _LEGACY_HEAD_OPERATIONS if index < 3 else pickled.MAX_OPERATIONS
+        value, position = pickled.read(data, position, limit)
         parts.append(value)
         if index == 0 and value != pickled.LEGACY_MAGIC:
             raise PickleError("a pickle that PyTorch did not write")
@@ -159,6 +194,8 @@ def _read_legacy(data: bytes) -> TorchFile:
             raise PickleError("a file that is cut short")
         entries[key] = Entry(position + 8, length, None)
         position += 8 + length
+    if position != len(data):
+        raise PickleError("something after the numbers")
     _check_storages(content, entries)
     return TorchFile(data, content, entries)
 
@@ -193,18 +230,14 @@ def _check_storages(content: Any, entries: dict[str, Entry]) -> None:
 def _renew_checksums(data: bytearray, entries: Iterable[Entry]) -> None:
     """Writes the CRC-32 of changed zip entries to the three places that can hold it."""
     changed = {
-        entry.record.header_offset: (entry, zlib.crc32(data[entry.start : entry.start + entry.length]))
+        entry.record.header_offset: (entry, zlib.crc32(memoryview(data)[entry.start : entry.start + entry.length]))
         for entry in entries
         if entry.record is not None
     }
     if not changed:
         return
-    for offset, (entry, checksum) in changed.items():
-        end = entry.start + entry.length
-        if struct.unpack_from("<H", data, offset + 6)[0] & 8:
-            struct.pack_into("<I", data, end + 4 * (data[end : end + 4] == _DESCRIPTOR), checksum)
-        else:
-            struct.pack_into("<I", data, offset + 14, checksum)
+    for entry, checksum in changed.values():
+        struct.pack_into("<I", data, _checksum_place(data, entry), checksum)
     for at, offset in _central_records(data):
         if offset in changed:
             struct.pack_into("<I", data, at + 16, changed[offset][1])
