@@ -230,7 +230,10 @@ def _check_storages(content: Any, entries: dict[str, Entry]) -> None:
 def _renew_checksums(data: bytearray, entries: Iterable[Entry]) -> None:
     """Writes the CRC-32 of changed zip entries to the three places that can hold it."""
     changed = {
-        entry.record.header_offset: (entry, zlib.crc32(memoryview(data)[entry.start : entry.start + entry.length]))
+        entry.record.header_offset: (
+            entry,
+            zlib.crc32(memoryview(data)[entry.start : entry.start + entry.length]),
+        )
         for entry in entries
         if entry.record is not None
     }
