@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -60,7 +61,9 @@ def _parse(arguments: list[str]) -> list[str]:
         _refuse("--workdir: found nothing, expected the path of a folder")
     if len(rest) > 1:
         _refuse(f"found the argument {rest[1]!r}, expected only flags")
-    logging.set_verbosity(logging.ERROR)
+    # Orbax logs and prints what its threads raised, which it then raises here as well: once is enough.
+    logging.set_verbosity(logging.FATAL)
+    threading.excepthook = lambda _: None
     return rest
 
 
