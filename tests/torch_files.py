@@ -74,3 +74,24 @@ def legacy(data_pkl, storages=(("0", NUMBERS),), system=None, counts=None):
         struct.pack("<q", count) + array.tobytes() for count, (_, array) in zip(counts, storages, strict=True)
     ]
     return b"".join([*head, data_pkl, keys, *body])
+
+
+def colliding_numbers(size=17, count=80_000, below=1 << 60):
+    """`count` numbers that fill a dictionary of 2**size slots, and one that is looked for in almost all of them.
+
+    Numbers are their own hashes, and from a full slot i CPython goes on to 5 i + 1 + (the hash, shifted ever further).
+    """
+    slots, slot = [], 0
+    for _ in range(count):
+        slots.append(slot)
+        slot = (5 * slot + 1) % (1 << size)
+    place = np.full(1 << size, count)
+    place[slots] = np.arange(count)
+    keys = np.random.default_rng(0).integers(1 << size, below, 1 << 18)
+    at, shifted, taken = keys % (1 << size), keys.copy(), np.ones(len(keys), bool)
+    while shifted.any():
+        taken &= place[at] < count
+        shifted >>= 5
+        at = (5 * at + shifted + 1) % (1 << size)
+    order = np.where(taken, place[at], count)
+    return slots, int(keys[order.argmin()])

@@ -126,7 +126,8 @@ def _read_torch(path: Path) -> tuple[TorchFile, dict[str, TensorRef], dict[str, 
     file = torch_file.read(path)
     place = _state_dict(path, file.content)
     arrays = {key: file.array(ref) for key, ref in place.items()}
-    if sum(array.nbytes for array in arrays.values()) > _MAX_SHARING * len(file.data):
+    stored = sum(entry.length for entry in file.entries.values())
+    if sum(array.nbytes for array in arrays.values()) > _MAX_SHARING * stored:
         raise UserError(
             f"{path}: found {len(arrays)} tensors that share their numbers, expected a network's weights"
         )

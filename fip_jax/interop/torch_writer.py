@@ -5,19 +5,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-_STORAGES = {
-    np.dtype(np.float64): "DoubleStorage",
-    np.dtype(np.float32): "FloatStorage",
-    np.dtype(np.float16): "HalfStorage",
-    np.dtype(ml_dtypes.bfloat16): "BFloat16Storage",
-    np.dtype(np.int64): "LongStorage",
-    np.dtype(np.int32): "IntStorage",
-    np.dtype(np.uint8): "ByteStorage",
-    np.dtype(np.bool_): "BoolStorage",
-}
+from fip_jax.interop.pickled_values import STORAGES
+
+_STORAGES = {dtype: name for name, dtype in STORAGES.items()}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -66,6 +58,8 @@ def _instructions(value: Any, arrays: list[np.ndarray]) -> bytes:
 
 def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
     """A call of `_rebuild_tensor_v2` over a storage of its own."""
+    if array.dtype not in _STORAGES:
+        raise TypeError(f"cannot be written to a file for PyTorch: numbers of type {array.dtype}")
     array = np.asarray(array, order="C")
     strides = [stride // array.itemsize for stride in array.strides]
     storage = f"ctorch\n{_STORAGES[array.dtype]}\n".encode()
