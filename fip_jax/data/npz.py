@@ -69,7 +69,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
 def _read(file: IO[bytes], size: int) -> np.ndarray:
     """The array in a file of `size` bytes, if the header agrees with what is left after it."""
     shape, fortran_order, dtype = _header(file)
-    if dtype.kind not in "biufU" or not dtype.itemsize:
+    if dtype.kind not in "biufU":
         raise ValueError(f"type {dtype}")
     rest = size - file.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:

@@ -17,14 +17,20 @@ MAX_LABEL = 100_000
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name is a place on disk.
+    """Whether a data set's name is a place on disk, and not a data set of TFDS.
 
-    A name with a separator may be one of TFDS (`name/config`), so it counts where there is such a folder; one without
-    never does, or a folder that happens to be called `gtsrb` would take the place of the data set.
+    It is where it begins or ends like a path, or is that of a folder with a separator, `clean/` or `train/` in it; but
+    a folder that happens to be called like a data set of TFDS needs `./` in front.
     """
     if name.endswith((".npz", os.sep)) or name.startswith((".", "~", os.sep)):
         return True
-    return os.sep in name and Path(name).is_dir()
+    folder = Path(name)
+    inside = any((folder / split).is_dir() for split in ("clean", "train"))
+    if not name or not (inside or (os.sep in name and folder.is_dir())):
+        return False
+    import tensorflow_datasets as tfds  # takes a while, and is seldom asked
+
+    return name.split(os.sep)[0] not in tfds.list_builders(with_community_datasets=False)
 
 
 def load(name: str, image_size: int, crop: str) -> DataSet:

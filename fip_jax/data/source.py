@@ -1,6 +1,5 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +62,8 @@ def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder (with a "
-            f"{os.sep} in it) or .npz, or the name of a TFDS data set that is not yet prepared or prepared as "
+            f"dataset.name: found {name!r}, expected {', '.join(OWN_BUILDERS)}, the path of a folder with clean/ or "
+            f"train/ or of an .npz, or the name of a TFDS data set that is not yet prepared or prepared as "
             f"ArrayRecord ({reason})"
         ) from error
 

@@ -140,10 +140,8 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
         raise UserError(
             f"{path}: found a {type(content).__name__}, expected a state_dict or a dictionary with one"
         )
-    if any(isinstance(value, TensorRef) for value in content.values()):
-        return _tensors(path, content)
-    for key in _PLACES:
-        found = content.get(key)
+    # Tensors can lie beside a state dict, such as the grids of WaNet, so that it is looked for first.
+    for found in (*(content.get(key) for key in _PLACES), content):
         if isinstance(found, dict) and any(isinstance(value, TensorRef) for value in found.values()):
             return _tensors(path, found)
     keys = ", ".join(repr(key)[:40] for key in list(content)[:12]) or "nothing"

@@ -40,7 +40,7 @@ def test_folders_by_name_are_numbered_alphabetically(tmp_path):
     paint(tmp_path / "clean/ant/b.jpg", (200, 200, 200), size=(20, 10))
     paint(tmp_path / "clean/ant/a.png", (3, 3, 3), mode="L")
     paint(tmp_path / "test/bee/1.bmp", (4, 4, 4), mode="P")
-    (tmp_path / "clean/ant/.hidden").write_text("no image")
+    (tmp_path / "clean/ant/._a.png").write_text("what macOS leaves beside a file")
     data = source.load(str(tmp_path), image_size=8)
     assert data.class_names == ("ant", "bee", "zebra")
     assert data.train is None
@@ -99,13 +99,24 @@ def test_transparency_is_taken_off(tmp_path, mode, ending, options):
 
 def test_what_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "gtsrb").mkdir()
-    (tmp_path / "data/mine").mkdir(parents=True)
-    assert all(
-        map(own_images.is_path, ("./gtsrb", "gtsrb/", "data/mine", "~/x", "/x", "a.npz", "..", "gone/"))
-    )
+    for folder in ("gtsrb/train", "cifar10/clean", "mine/clean", "prepared/1.0.0", "data/mine", "clean"):
+        (tmp_path / folder).mkdir(parents=True)
+    paths = ("./gtsrb", "gtsrb/", "data/mine", "mine", "~/x", "/x", "a.npz", "..", "gone/")
+    assert all(map(own_images.is_path, paths))
     # A folder called like a data set does not take its place, nor does one that is not there.
-    assert not any(map(own_images.is_path, ("gtsrb", "imagenette/160px", "cifar10:3.0.2", "")))
+    names = ("gtsrb", "cifar10", "cifar10/clean", "prepared", "imagenette/160px", "cifar10:3.0.2", "")
+    assert not any(map(own_images.is_path, names))
+
+
+def test_the_crop_reaches_the_images(tmp_path):
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, 4:12] = 255
+    (tmp_path / "clean/0").mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / "clean/0/1.png")
+    np.savez(tmp_path / "own.npz", clean_images=picture[None], clean_labels=np.array([0]))
+    for name in (str(tmp_path), str(tmp_path / "own.npz")):
+        for crop, white in (("center", True), ("whole", False), ("auto", False)):
+            assert (source.load(name, image_size=8, crop=crop).clean.images == 255).all() == white
 
 
 @pytest.mark.parametrize(
@@ -156,6 +167,8 @@ def test_what_is_kept_back_is_apart_and_of_every_class():
     assert np.bincount(kept.labels, minlength=3).tolist() == [2, 1, 0]
     again, _ = keep_back(clean, 0.2, seed=0)
     np.testing.assert_array_equal(again.images, rest.images)
+    others = {tuple(keep_back(clean, 0.2, seed)[1].images.ravel()) for seed in range(10)}
+    assert len(others) > 5
     with pytest.raises(UserError, match="one clean image of each class"):
         keep_back(clean.take(np.array([0, 12])), 0.2, seed=0)
 
@@ -179,11 +192,13 @@ def test_images_that_are_none(tmp_path):
     path = tmp_path / "clean/ant/1.png"
     paint(path, (0, 0, 0))
     whole = path.read_bytes()
-    # 16 bits, which Pillow would cut off at 255; a text, half a file, a page description.
-    deep = io.BytesIO()
+    # 16 bits, which Pillow would cut off at 255, a format not on the list, a text, half a file, a page description.
+    deep, pcx = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(pcx, "PCX")
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(deep, "PNG")
     for content in (
         deep.getvalue(),
+        pcx.getvalue(),
         b"<html>",
         whole[: len(whole) // 2],
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
@@ -247,7 +262,7 @@ def test_arrays_that_lie_about_their_size(tmp_path, shape):
     path = tmp_path / "own.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("clean_images.npy", npy_header(shape) + b"12")
-    with pytest.raises(UserError, match="expected whole NumPy arrays"):
+    with pytest.raises(UserError, match=r"expected whole NumPy arrays.*\(2 bytes for uint8"):
         read_npz(path)
 
 

@@ -129,6 +129,13 @@ def test_images_are_resized_and_come_with_labels_and_tracks(tmp_path):
             np.testing.assert_array_equal(image, np.asarray(expected))
 
 
+def test_the_centred_square_is_what_is_resized(tmp_path):
+    data = source.load("tiny_colour_set", data_dir=str(tmp_path), image_size=6, crop="center")
+    for index, image in enumerate(data.train.images):
+        square = Image.fromarray(image_of("train", index)[:, 2:12])  # of 14 columns
+        np.testing.assert_array_equal(image, np.asarray(square.resize((6, 6), Image.Resampling.BILINEAR)))
+
+
 def test_a_prepared_set_is_not_prepared_again(tmp_path, monkeypatch):
     first = source.load("tiny_colour_set", data_dir=str(tmp_path))
     monkeypatch.setattr(TinyColourSet, "_generate_examples", None)
