@@ -332,20 +332,37 @@ def test_cut_short_anywhere(whole, tmp_path):
         refused(tmp_path / "bad.pth")
 
 
-@pytest.mark.parametrize("whole", [zipped(GOOD), legacy(GOOD)], ids=["zip", "legacy"])
-def test_whatever_is_changed_is_read_or_refused(whole, tmp_path):
+FUZZED = {
+    "zip": (zipped(GOOD), bytes),
+    "legacy": (legacy(GOOD), bytes),
+    # Its checksum is right, so that the pickle is read on.
+    "pickle in a zip": (GOOD, zipped),
+    "safetensors": (safetensors.numpy.save(WEIGHTS), bytes),
+}
+
+
+@pytest.mark.parametrize("kind", FUZZED)
+def test_whatever_is_changed_is_read_or_refused(kind, tmp_path):
+    whole, wrap = FUZZED[kind]
     rng = np.random.default_rng(0)
     outcomes = {"read": 0, "refused": 0}
     for _ in range(600):
         data = bytearray(whole)
         for at in rng.integers(0, len(data), rng.integers(1, 5)):
             data[at] = rng.integers(0, 256)
-        (tmp_path / "bad.pth").write_bytes(data)
+        (tmp_path / "bad.pth").write_bytes(wrap(bytes(data)))
         try:
-            read(tmp_path / "bad.pth")
-            outcomes["read"] += 1
+            found = read(tmp_path / "bad.pth")
         except UserError:
             outcomes["refused"] += 1
+            continue
+        outcomes["read"] += 1
+        # What is read can be written, and what is written can be read.
+        ones = {name: np.ones_like(array) for name, array in found.network().items()}
+        (tmp_path / "good.pth").write_bytes(found.rewritten(found.with_network(ones)))
+        again = read(tmp_path / "good.pth").arrays
+        assert again.keys() == found.arrays.keys()
+        assert all((array == 1).all() for array in again.values())
     assert min(outcomes.values()) > 0
     assert not CANARY.exists()
 

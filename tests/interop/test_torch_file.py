@@ -1,6 +1,7 @@
 """Files of PyTorch without PyTorch, compared with PyTorch's own reading and writing where it is installed."""
 
 import argparse
+import collections
 import io
 import pathlib
 import pickle
@@ -13,6 +14,7 @@ from torch_files import legacy, mapping, program, tensor, text, zipped
 from fip_jax.errors import UserError
 from fip_jax.interop import foreign, torch_file, torch_writer
 from fip_jax.interop.pickled import read as read_pickle
+from fip_jax.interop.pickled_values import PickleError
 
 NUMBERS = np.arange(6, dtype="<f4")
 CONTAINERS = {
@@ -71,6 +73,60 @@ def test_parts_of_storages_in_old_files(tmp_path):
     content = program(mapping(net=mapping(a=tensor(shape=(3,), strides=(1,), view=view))))
     file = torch_file.read(saved(tmp_path / "x.pth", legacy(content)))
     np.testing.assert_array_equal(file.array(file.content["net"]["a"]), [2, 3, 4])
+
+
+class Unseekable:
+    """A file to which zip entries are written with their checksum after them, as PyTorch does."""
+
+    def __init__(self):
+        self.data = b""
+
+    def write(self, data):
+        self.data += bytes(data)
+        return len(data)
+
+    def flush(self):
+        pass
+
+
+def test_checksums_after_the_numbers_are_renewed(tmp_path):
+    file = Unseekable()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in (("data.pkl", program(mapping(a=tensor()))), ("data/0", NUMBERS.tobytes())):
+            archive.writestr(f"archive/{name}", data)
+    assert b"PK\x07\x08" in file.data
+    found = foreign.read(saved(tmp_path / "x.pth", file.data))
+    changed = found.rewritten(found.with_network({"a": np.ones((2, 3))}))
+    assert len(changed) == len(file.data)
+    assert zipfile.ZipFile(io.BytesIO(changed)).testzip() is None
+    assert (foreign.read(saved(tmp_path / "y.pth", changed)).arrays["a"] == 1).all()
+
+
+def test_stored_values_are_numbered_from_0_or_1():
+    for first in (0, 1):
+        a, b = bytes([first]), bytes([first + 1])
+        assert read_pickle(b"\x80\x02N\x85q" + a + b"0]q" + b + b"h" + a + b"h" + b + b"\x87.")[0][1:] == (
+            (None,),
+            [],
+        )
+    for bad in (b"q\x02", b"q\x00q\x02", b"q\x01h\x00", b"h\x00", b"q\x00h\x01"):
+        with pytest.raises(PickleError, match="stored"):
+            read_pickle(b"\x80\x02N" + bad + b"\x86.")
+
+
+def test_copies_that_honest_pickles_make():
+    # A pickle of protocol 2 has bytes, sets and ordered dictionaries made by calls.
+    value = [
+        [bytes([n % 256]) * (n % 4) for n in range(1000)],
+        [{n} for n in range(300)] + [set(range(n)) for n in range(30)],
+        [collections.OrderedDict(a=1, b=n) for n in range(100)],
+        [np.float32(0.5)] * 3 + [np.int8(n) for n in range(100)],
+        b"\xff" * 10_000,
+    ]
+    found, _ = read_pickle(pickle.dumps(value, 2))
+    assert found[0] == value[0]
+    assert found[1] == [list(each) for each in value[1]]
+    assert found[2:] == value[2:]
 
 
 def test_plain_values_of_a_pickle():
@@ -137,6 +193,9 @@ def test_what_is_written_is_read(tmp_path):
     assert found == content
     with pytest.raises(TypeError, match="cannot be written"):
         torch_writer.write(tmp_path / "y.pt", {"object": object()})
+    for kind in (np.complex64, ">f4", np.uint16, "O"):
+        with pytest.raises(TypeError, match="numbers of type"):
+            torch_writer.write(tmp_path / "y.pt", {"w": np.zeros(2, kind)})
 
 
 def everything(torch):
