@@ -20,6 +20,9 @@ from fip_jax.interop.torch_file import TorchFile
 _CHANNELS = {"RGB": 3, "L": 1}
 # Images are read in this format alone, which is what BackdoorBench writes.
 _FORMATS = ("PNG",)
+# Of what a file may ask for: it can name one image any number of times.
+_MAX_BYTES = 1 << 33
+_MAX_CLASSES = 1 << 20
 
 
 class AttackResult(NamedTuple):
@@ -54,7 +57,7 @@ def read(foreign: Foreign, image_size: int) -> AttackResult | None:
     if not isinstance(content, dict) or not {"model_name", "num_classes", "bd_test"} <= content.keys():
         return None
     name, num_classes = content["model_name"], content["num_classes"]
-    if type(name) is not str or type(num_classes) is not int:
+    if type(name) is not str or type(num_classes) is not int or not 0 < num_classes <= _MAX_CLASSES:
         raise UserError(f"{foreign.path}: model_name and num_classes are no name and number, expected both")
     triggered = _triggered(foreign.path, content["bd_test"], num_classes, image_size)
     return AttackResult(name, num_classes, triggered, _attack_name(foreign.path.parent / "info.pickle"))
@@ -75,6 +78,10 @@ def _triggered(path: Path, bd_test: Any, num_classes: int, image_size: int) -> T
         raise UserError(
             f"{path}: bd_test has no bd_data_container with a data_dict, expected BackdoorBench's"
         )
+    if len(found) * image_size**2 * 3 > _MAX_BYTES:
+        raise UserError(
+            f"{path}: found {len(found)} images in bd_test, expected {_MAX_BYTES} bytes of them at most"
+        )
     images, labels, targets = [], [], []
     for image, target, label in _examples(path, container.get("save_folder_path"), found):
         if image.shape != (image_size, image_size, 3):
@@ -84,9 +91,9 @@ def _triggered(path: Path, bd_test: Any, num_classes: int, image_size: int) -> T
             )
         for value in (target, label):
             if type(value) is not int or not 0 <= value < num_classes:
-                raise UserError(
-                    f"{path}: found a label {str(value)[:20]} in bd_test, expected 0 to {num_classes - 1}"
-                )
+                plain = type(value) in (int, float, str)  # others can nest without end
+                shown = repr(str(value)[:20])[1:-1] if plain else f"of type {type(value).__name__}"
+                raise UserError(f"{path}: found a label {shown} in bd_test, expected 0 to {num_classes - 1}")
         if target != label:
             images.append(image)
             labels.append(label)
@@ -101,7 +108,7 @@ def _examples(path: Path, folder: Any, found: dict) -> Iterator[tuple[np.ndarray
     for entry in found.values():
         if isinstance(entry, dict) and type(entry.get("path")) is str and type(folder) is str:
             info = entry.get("other_info")
-            image = _read_png(_relocated(path, folder, entry["path"]))
+            image = _read_png(*_relocated(path, folder, entry["path"]))
         elif isinstance(entry, tuple | list) and len(entry) >= 3 and isinstance(entry[0], Opaque):
             info, image = entry[1:3], _pixels(path, entry[0])
         else:
@@ -113,32 +120,38 @@ def _examples(path: Path, folder: Any, found: dict) -> Iterator[tuple[np.ndarray
         yield image, info[0], info[1]
 
 
-def _relocated(path: Path, folder: str, image: str) -> Path:
-    """Where an image lies now: under the folder's last name, beside the file. It never leads out of there."""
+def _relocated(path: Path, folder: str, image: str) -> tuple[Path, Path]:
+    """Where an image lies now, and the folder that it must be in: the one of that last name beside the file."""
     parts = image.replace("\\", "/").split("/")
     name = folder.replace("\\", "/").rstrip("/").split("/")[-1]
     if name not in parts or ".." in parts[parts.index(name) :] or name in ("", ".", ".."):
         raise UserError(f"{path}: found the image path {image[:120]!r}, expected one inside of {name[:60]!r}")
-    return path.parent.joinpath(*parts[parts.index(name) :])
+    return path.parent.joinpath(*parts[parts.index(name) :]), path.parent / name
 
 
-def _read_png(path: Path) -> np.ndarray:
+def _read_png(path: Path, folder: Path) -> np.ndarray:
+    shown = repr(str(path)[-200:])[1:-1]
     try:
+        # A pipe would be waited for, and links can lead anywhere.
+        if path.exists() and not (path.is_file() and path.resolve().is_relative_to(folder.resolve())):
+            raise ValueError("no file, or one elsewhere")
         with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > 1 << 24:
                 raise ValueError("too many pixels")
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: found no such image, expected it beside attack_result.pt") from error
+        raise UserError(f"{shown}: found no such image, expected it beside attack_result.pt") from error
     except Exception as error:  # Pillow raises many types over damaged images
-        raise UserError(f"{path}: expected a PNG image, found another or a damaged file") from error
+        raise UserError(f"{shown}: expected a PNG image, found another or a damaged file") from error
 
 
 def _pixels(path: Path, image: Opaque) -> np.ndarray:
     """A pickled `PIL.Image.Image`, whose state is [info, mode, (width, height), palette, bytes]."""
     state = image.state
     expected = UserError(f"{path}: found a pickled image of an unknown kind, expected 8-bit RGB or grey")
-    if not isinstance(state, list | tuple) or len(state) < 5 or state[1] not in _CHANNELS:
+    if not isinstance(state, list | tuple) or len(state) < 5:
+        raise expected
+    if type(state[1]) is not str or state[1] not in _CHANNELS:  # others may take for ever to hash
         raise expected
     mode, size, data = state[1], state[2], state[4]
     if not isinstance(size, tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):

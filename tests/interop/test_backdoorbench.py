@@ -1,8 +1,12 @@
 """`attack_result.pt`: its triggered images from beside the file or inside of it, and nothing from elsewhere."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
+from torch_files import mapping, number, program, tensor, text, zipped
 
 from fip_jax.errors import UserError
 from fip_jax.interop import backdoorbench, foreign, torch_writer
@@ -80,6 +84,119 @@ def test_as_pytorch_and_backdoorbench_write_it(tmp_path):
     np.testing.assert_array_equal(found.triggered.images, IMAGES)
     np.testing.assert_array_equal(found.triggered.labels, [4, 4, 4])
     assert found.attack == "sig"
+
+
+def opcodes(value):
+    """The pickle of a value, as instructions within a larger pickle."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def with_images(folder, data_dict, num_classes=10):
+    """An attack_result.pt with images inside of it, made without PyTorch; `data_dict` are instructions."""
+    container = mapping(save_folder_path=text(FOLDER), data_dict=data_dict)
+    result = mapping(
+        model_name=text("vgg19_bn"),
+        num_classes=number(num_classes),
+        model=mapping(a=tensor()),
+        bd_test=mapping(bd_data_container=container),
+    )
+    (folder / "attack_result.pt").write_bytes(zipped(program(result)))
+    return folder / "attack_result.pt"
+
+
+def test_images_inside_of_the_file(tmp_path):
+    grey = Image.fromarray(IMAGES[2]).convert("L")
+    pictures = {
+        np.int64(0): (Image.fromarray(IMAGES[0]), np.int64(1), np.int64(4)),
+        np.int64(1): (Image.fromarray(IMAGES[1]), 2, 2),  # of the target class
+        np.int64(2): (grey, 3, 5, "more"),
+    }
+    found = read(with_images(tmp_path, opcodes(pictures)))
+    np.testing.assert_array_equal(found.triggered.images[0], IMAGES[0])
+    np.testing.assert_array_equal(found.triggered.images[1], np.asarray(grey)[..., None].repeat(3, 2))
+    np.testing.assert_array_equal(found.triggered.labels, [4, 5])
+    np.testing.assert_array_equal(found.triggered.targets, [1, 3])
+
+
+@pytest.mark.parametrize(
+    ("picture", "part"),
+    [
+        (Image.new("RGBA", (8, 8)), "8-bit RGB or grey"),
+        (Image.new("P", (8, 8)), "8-bit RGB or grey"),
+        (Image.new("F", (8, 8)), "8-bit RGB or grey"),
+        (Image.new("RGB", (4, 8)), "4 x 8 pixels"),
+    ],
+)
+def test_images_of_another_kind_inside_of_the_file(picture, part, tmp_path):
+    with pytest.raises(UserError, match=part):
+        read(with_images(tmp_path, opcodes({0: (picture, 1, 2)})))
+
+
+GREY = text("L")
+
+
+def image_with(mode=GREY):
+    """Instructions for an image of 8 x 8 pixels, whose mode can be anything."""
+    data = b"c_codecs\nencode\n" + text("A" * 64) + text("latin1") + b"\x86R"
+    return b"cPIL.Image\nImage\n)\x81](}" + mode + b"K\x08K\x08\x86N" + data + b"eb"
+
+
+def doubled(start, wrap):
+    """Instructions for a value that holds itself twice, in which each does, and so on: 2**60 parts."""
+    return start + b"".join(b"q" + bytes([n]) + b"0" + wrap.replace(b"_", bytes([n])) for n in range(60))
+
+
+ONE_TWO = number(1) + number(2)
+PAIR, LIST = b"h_h_\x86", b"](h_h_e"
+HOSTILE = {
+    "a mode that hashes for ever": image_with(doubled(b")", PAIR)) + ONE_TWO + b"\x87",
+    "a mode that cannot be hashed": image_with(b"]") + ONE_TWO + b"\x87",
+    "a label that prints for ever": image_with() + doubled(b"]", LIST) + number(1) + b"\x87",
+    "a deep label": image_with() + b"]" * 100_000 + b"a" * 99_999 + number(1) + b"\x87",
+    "a label on several lines": image_with() + text("a\n\x1b[2J") + number(1) + b"\x87",
+    "a label beyond the classes": image_with() + number(2**40) + number(1) + b"\x87",
+    "a pipe": mapping(path=text(f"{FOLDER}/pipe.png"), other_info=b"(" + ONE_TWO + b"t"),
+    "a link that leads out": mapping(path=text(f"{FOLDER}/link.png"), other_info=b"(" + ONE_TWO + b"t"),
+    "a path on several lines": mapping(path=text(f"{FOLDER}/a\n\x1b[2J"), other_info=b"(" + ONE_TWO + b"t"),
+    "a path without end": mapping(path=text(f"{FOLDER}/{'x' * 100_000}"), other_info=b"(" + ONE_TWO + b"t"),
+    "a path with a zero": mapping(path=text(f"{FOLDER}/a\0.png"), other_info=b"(" + ONE_TWO + b"t"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_entries_that_mean_harm(name, tmp_path):
+    folder = tmp_path / "run/bd_test_dataset"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe.png")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(UserError) as caught:
+        read(with_images(tmp_path / "run", mapping(a=HOSTILE[name])))
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 400
+
+
+def test_one_image_named_a_million_times(tmp_path):
+    names = b"".join(text(str(n)) + b"h\x00" for n in range(100_000))
+    entries = b"}(" + text("a") + image_with() + ONE_TWO + b"\x87q\x00" + names + b"u"
+    path = with_images(tmp_path, entries)
+    with pytest.raises(UserError, match="found 100001 images in bd_test"):
+        backdoorbench.read(foreign.read(path), 224)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**40])
+def test_numbers_of_classes_that_no_network_has(count, tmp_path):
+    with pytest.raises(UserError, match="model_name and num_classes"):
+        read(with_images(tmp_path, mapping(a=image_with() + ONE_TWO + b"\x87"), count))
+
+
+def test_the_folder_of_images_can_be_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = written(tmp_path / "run", {"7": entry(7, 3)})
+    (tmp_path / "run/bd_test_dataset").rename(tmp_path / "elsewhere")
+    (tmp_path / "run/bd_test_dataset").symlink_to(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(read(path).triggered.images, IMAGES[:1])
 
 
 def test_other_files_are_not_backdoorbenchs(tmp_path):
