@@ -9,7 +9,7 @@ import numpy as np
 from fip_jax.interop import torch_writer
 from fip_jax.interop.foreign import Foreign, to_safetensors
 from fip_jax.interop.state_dict import file_names, from_torch, to_torch
-from fip_jax.models import MODELS
+from fip_jax.models import aliases
 from fip_jax.suspect import Suspect
 
 
@@ -36,7 +36,7 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
       suspect: purified.
 
     Returns:
-      The files: `purified` with the suffixes of the file that came in, or `defense_result.pt` for BackdoorBench's
+      The files: `purified` with the ending of the file that came in, or `defense_result.pt` for BackdoorBench's
       `attack_result.pt`. Names of tensors, types and nesting are those of the file that came in.
     """
     foreign = suspect.foreign
@@ -55,14 +55,18 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
             _write_with(folder / "defense_result.pt", lambda path: torch_writer.write(path, content))
         )
     elif foreign.place:
-        name = "purified" + "".join(foreign.path.suffixes[-2:])
-        written.append(_write(folder / name, foreign.rewritten(arrays)))
+        written.append(_write(folder / f"purified{_ending(foreign.path)}", foreign.rewritten(arrays)))
     metadata = foreign.source if isinstance(foreign.source, dict) else None
     return [*written, _write(folder / "purified.safetensors", to_safetensors(arrays, metadata))]
 
 
+def _ending(path: Path) -> str:
+    """`.pth.tar` is one ending; a file without any gets `.pth`, since `purified` is a folder."""
+    return "".join(path.suffixes[-2:]) if path.suffix == ".tar" else path.suffix or ".pth"
+
+
 def _aliases(suspect: Suspect) -> dict[str, str]:
-    return getattr(MODELS[suspect.description["model"]["name"]], "ALIASES", {})
+    return aliases(suspect.description["model"]["name"])
 
 
 def _in_file(suspect: Suspect, foreign: Foreign) -> dict[str, np.ndarray]:

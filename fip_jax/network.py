@@ -29,6 +29,10 @@ class Network(NamedTuple):
     std: tuple[float, ...]
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
 
+    def with_convolution(self, convolve: Callable[..., jax.Array]) -> "Network":
+        """The same network with another implementation of the convolution."""
+        return self._replace(convolve=convolve)
+
     def __call__(
         self,
         params: PyTree,
@@ -73,11 +77,13 @@ class FunctionNetwork(NamedTuple):
 
     Attributes:
       apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`.
-      convolve: not used: the function brings its own convolutions.
     """
 
     apply_fn: Callable[[PyTree, jax.Array], jax.Array]
-    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+
+    def with_convolution(self, convolve: Callable[..., jax.Array]) -> "FunctionNetwork":
+        """Itself: the function brings its own convolutions."""
+        return self
 
     def __call__(
         self, params: PyTree, model_state: PyTree, images: jax.Array, **_: Any

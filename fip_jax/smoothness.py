@@ -46,7 +46,7 @@ class Smoothness:
 
     def __init__(self, network: Network | FunctionNetwork, batch: PyTree, chunk_size: int):
         self._batch, self._chunk_size = batch, chunk_size
-        for_gradients = network._replace(convolve=convolution.for_per_example_gradients())
+        for_gradients = network.with_convolution(convolution.for_per_example_gradients())
 
         @functools.partial(jax.jit, static_argnums=0)
         def jitted(quantity, params, model_state, chunk, *rest):

@@ -16,7 +16,7 @@ from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
 from fip_jax.interop.state_dict import from_torch, recognise
-from fip_jax.models import MODELS, create_model
+from fip_jax.models import aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.per_example import PyTree
 from fip_jax.workdir import Workdir
@@ -119,8 +119,7 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     unknown = {key: type(value)() for key, value in _held_out(config).items()}
     description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
     suspect = build(description, config.seed)
-    aliases = getattr(MODELS[name], "ALIASES", {})
-    params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases)
+    params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases(name))
     return suspect._replace(
         params=params,
         model_state=model_state,

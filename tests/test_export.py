@@ -60,6 +60,22 @@ def test_import_and_export_is_the_same_file(name, tmp_path):
     assert export(tmp_path / "out", again)[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("a.pth", "purified.pth"),
+        ("acc_0.95.pt", "purified.pt"),
+        ("best.pth.tar", "purified.pth.tar"),
+        ("old.tar", "purified.tar"),
+        ("no_ending", "purified.pth"),
+    ],
+)
+def test_the_ending_is_kept(name, expected, tmp_path):
+    torch_writer.write(tmp_path / name, state_dict())
+    (tmp_path / "purified").mkdir()  # the folder that a run leaves
+    assert export(tmp_path, load(tmp_path / name))[0].name == expected
+
+
 def changed(loaded):
     return loaded._replace(params=jax.tree.map(lambda leaf: leaf + 0.3, loaded.params))
 

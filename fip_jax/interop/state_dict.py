@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from fip_jax.errors import UserError
-from fip_jax.models import MODELS, create_model
+from fip_jax.models import MODELS, aliases, create_model
 from fip_jax.per_example import PyTree
 
 # Our name of a leaf -> PyTorch's, and the order of its axes there by their number. Other leaves are the same in both.
@@ -55,13 +55,13 @@ def expected_shapes(params: PyTree, model_state: PyTree) -> dict[str, tuple[int,
     }
 
 
-def file_names(names: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]:
-    """Our name of each tensor -> its name in a file; `aliases` are parts of names there -> here."""
-    return {".".join(aliases.get(part, part) for part in name.split(".")): name for name in names}
+def file_names(names: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
+    """Our name of each tensor -> its name in a file; `renamed` are parts of names there -> here."""
+    return {".".join(renamed.get(part, part) for part in name.split(".")): name for name in names}
 
 
 def from_torch(
-    arrays: Mapping[str, np.ndarray], params: PyTree, model_state: PyTree, aliases: Mapping[str, str]
+    arrays: Mapping[str, np.ndarray], params: PyTree, model_state: PyTree, renamed: Mapping[str, str]
 ) -> tuple[PyTree, PyTree]:
     """(params, model_state) in float32, in the structure of the given ones, from arrays by PyTorch's names.
 
@@ -69,12 +69,12 @@ def from_torch(
       arrays: a state dict; BatchNorm's counters of batches are left out.
       params: nested dict, of which structure and shapes count.
       model_state: likewise.
-      aliases: parts of names there -> here.
+      renamed: parts of names there -> here.
 
     Raises:
       UserError: lists every missing, unexpected and misshapen tensor.
     """
-    by_name = {name: arrays[key] for name, key in file_names(arrays, aliases).items()}
+    by_name = {name: arrays[key] for name, key in file_names(arrays, renamed).items()}
     check_shapes({name: a.shape for name, a in by_name.items()}, expected_shapes(params, model_state))
 
     def leaf(path, like):
@@ -123,7 +123,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
     """
     nearest = (-1, "")
     for name, model in MODELS.items():
-        ours = {our: shapes[key] for our, key in file_names(shapes, getattr(model, "ALIASES", {})).items()}
+        ours = {our: shapes[key] for our, key in file_names(shapes, aliases(name)).items()}
         try:
             options = model.options(ours)
             if not all(type(n) is int and 0 <= n <= _HIGHEST.get(key, 1 << 14) for key, n in options.items()):

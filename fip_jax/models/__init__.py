@@ -32,6 +32,11 @@ def known_options(name: str) -> dict[str, int]:
     return {key: value.default for key, value in parameters.items() if key not in _OWN}
 
 
+def aliases(name: str) -> dict[str, str]:
+    """Parts of names that files have for layers of a network -> ours."""
+    return getattr(MODELS[name], "ALIASES", {})
+
+
 def create_model(name: str, num_classes: int, image_size: int, seed: int, **options) -> nnx.Module:
     """A network with fresh weights.
 

@@ -1,10 +1,9 @@
 """`preact_resnet18`: the network of most published results, in BackdoorBench's variant."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from fip_jax.models.layers import conv, norm
-from fip_jax.models.resnet18 import STRIDES, stages
+from fip_jax.models.resnet18 import Trunk
 
 
 class PreActBlock(nnx.Module):
@@ -24,7 +23,7 @@ class PreActBlock(nnx.Module):
         return self.conv2(nnx.relu(self.bn2(self.conv1(out)))) + shortcut
 
 
-class PreActResNet18(nnx.Module):
+class PreActResNet18(Trunk):
     """Pre-activation ResNet-18 for small images, without a last BatchNorm or ReLU before the pooling.
 
     Source: He et al. (2016), https://arxiv.org/abs/1603.05027, as varied by BackdoorBench.
@@ -37,19 +36,8 @@ class PreActResNet18(nnx.Module):
     """
 
     def __init__(self, num_classes: int, image_size: int = 32, width: int = 64, *, rngs: nnx.Rngs):
-        self.conv1 = conv(3, width, 3, rngs=rngs)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages(PreActBlock, width, rngs)
-        self.linear = nnx.Linear(width << (len(STRIDES) - 1), num_classes, rngs=rngs)
+        super().__init__(PreActBlock, num_classes, width, rngs)
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
         """Logits `[N, num_classes]` of images `[N, H, W, 3]`; `rngs` is not used, there is no dropout."""
-        x = self.conv1(x)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = block(x)
-        return self.linear(jnp.mean(x, axis=(1, 2)))
-
-    @staticmethod
-    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-        """The arguments of a network with tensors of these shapes in PyTorch's layout."""
-        return {"num_classes": shapes["linear.weight"][0], "width": shapes["conv1.weight"][0]}
+        return self.classify(self.conv1(x))

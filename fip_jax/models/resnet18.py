@@ -7,17 +7,40 @@ from flax import nnx
 
 from fip_jax.models.layers import conv, norm
 
-STRIDES = (1, 2, 2, 2)
+_STRIDES = (1, 2, 2, 2)
 
 
-def stages(block: Callable[..., nnx.Module], width: int, rngs: nnx.Rngs) -> list[nnx.List]:
-    """The four stages of a ResNet-18, of two blocks `(channels in, channels out, stride)` each."""
-    found, a = [], width
-    for index, stride in enumerate(STRIDES):
-        b = width << index
-        found.append(nnx.List([block(a, b, stride, rngs=rngs), block(b, b, 1, rngs=rngs)]))
-        a = b
-    return found
+class Trunk(nnx.Module):
+    """What both kinds of ResNet-18 have: a 3x3 stem of stride 1, four stages of two blocks, pooling, one linear layer.
+
+    Args:
+      block: `(channels in, channels out, stride, rngs=...)`.
+      num_classes: length of the logits.
+      width: channels of the first stage (64 in the literature); the last has eight times as many.
+      rngs: source of the initial weights.
+    """
+
+    def __init__(self, block: Callable[..., nnx.Module], num_classes: int, width: int, rngs: nnx.Rngs):
+        self.conv1 = conv(3, width, 3, rngs=rngs)
+        found, a = [], width
+        for index, stride in enumerate(_STRIDES):
+            b = width << index
+            found.append(nnx.List([block(a, b, stride, rngs=rngs), block(b, b, 1, rngs=rngs)]))
+            a = b
+        self.layer1, self.layer2, self.layer3, self.layer4 = found
+        self.linear = nnx.Linear(a, num_classes, rngs=rngs)
+
+    def classify(self, x):
+        """Logits `[N, num_classes]` of the stem's output `[N, H, W, width]`."""
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x)
+        return self.linear(jnp.mean(x, axis=(1, 2)))
+
+    @staticmethod
+    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+        """The arguments of a network with tensors of these shapes in PyTorch's layout."""
+        return {"num_classes": shapes["linear.weight"][0], "width": shapes["conv1.weight"][0]}
 
 
 class BasicBlock(nnx.Module):
@@ -38,7 +61,7 @@ class BasicBlock(nnx.Module):
         return nnx.relu(out + x)
 
 
-class ResNet18(nnx.Module):
+class ResNet18(Trunk):
     """ResNet-18 with a 3x3 stem of stride 1 and no max pooling, for small images.
 
     Source: He et al. (2015), https://arxiv.org/abs/1512.03385; the stem is that of most work on CIFAR-10.
@@ -54,20 +77,9 @@ class ResNet18(nnx.Module):
     ALIASES = {"downsample": "shortcut", "fc": "linear"}  # noqa: RUF012 - a ClassVar would be a variable to NNX
 
     def __init__(self, num_classes: int, image_size: int = 32, width: int = 64, *, rngs: nnx.Rngs):
-        self.conv1 = conv(3, width, 3, rngs=rngs)
+        super().__init__(BasicBlock, num_classes, width, rngs)
         self.bn1 = norm(width, rngs=rngs)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages(BasicBlock, width, rngs)
-        self.linear = nnx.Linear(width << (len(STRIDES) - 1), num_classes, rngs=rngs)
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
         """Logits `[N, num_classes]` of images `[N, H, W, 3]`; `rngs` is not used, there is no dropout."""
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = block(x)
-        return self.linear(jnp.mean(x, axis=(1, 2)))
-
-    @staticmethod
-    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-        """The arguments of a network with tensors of these shapes in PyTorch's layout."""
-        return {"num_classes": shapes["linear.weight"][0], "width": shapes["conv1.weight"][0]}
+        return self.classify(nnx.relu(self.bn1(self.conv1(x))))
