@@ -106,8 +106,8 @@ def purify_function(
       params: pytree of float arrays; left as it is.
       images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
-      **options: `method` ("fip", "ft", "ft_sam"), `seed`, `crop_padding`, `flip`, and whatever `defense` and
-        `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, `eta_f`, ...
+      **options: `method` ("fip", "ft", "ft_sam"; for a network also "fast_fip"), `seed`, `crop_padding`, `flip`, and
+        whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
 
     Raises:
       UserError: images or labels of another shape or type, an unknown option, or not one finite step.
@@ -140,7 +140,7 @@ def _purify(
         state = purify.run(start.step_fn, start.state, start.anchor, start.data, start.num_steps, follow)
     if int(state.num_skipped) == start.num_steps:
         raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
-    return state
+    return start.restore(state)
 
 
 def _configured(options: dict[str, Any]) -> ConfigDict:

@@ -11,7 +11,7 @@ from fip_jax.errors import UserError
 from fip_jax.models import MODELS
 from fip_jax.purify import Settings
 
-METHODS = ("fip", "ft", "ft_sam")
+METHODS = ("fast_fip", "fip", "ft", "ft_sam")
 
 
 def default_config() -> ConfigDict:
@@ -66,7 +66,7 @@ def default_config() -> ConfigDict:
     config.clean.test_fraction = 0.2  # of the clean images, kept back where the data have no test images
 
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
-    config.defense.name = "fip"  # fip, ft, ft_sam
+    config.defense.name = "fip"  # fast_fip, fip, ft, ft_sam
     config.defense.steps = 200
     config.defense.batch_size = 64
     config.defense.momentum = 0.9
@@ -79,10 +79,22 @@ def default_config() -> ConfigDict:
             "eta_f": 1e-3,
             "trace_limit": 0.3,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
-            "num_probes": 1,
+            "num_probes": 1,  # 0: the exact trace
             "eta_r": 0.3,
             "radius": 1.0,
             "adaptive": True,
+        }
+    )
+    config.defense.fast_fip = ConfigDict(  # of the shifts; adaptive SAM would never move a shift of zero
+        {
+            "learning_rate": 1.0,
+            "eta_f": 1e-3,
+            "trace_limit": 0.3,
+            "trace_batch_size": 16,
+            "num_probes": 0,
+            "eta_r": 0.3,
+            "radius": 0.0,
+            "adaptive": False,
         }
     )
 
@@ -119,7 +131,7 @@ _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
 
 
 # Of a method's settings, where it is not 0; a learning rate of 0 would do nothing.
-_LOWEST = {"num_probes": 1, "trace_batch_size": 1, "learning_rate": 1e-8}
+_LOWEST = {"trace_batch_size": 1, "learning_rate": 1e-8}
 
 
 def check_config(config: ConfigDict) -> None:

@@ -1,16 +1,18 @@
 """The purification of a suspicious network, with nothing but a few clean images."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, phase, purify
+from fip_jax import checkpoint, convolution, phase, purify, spectral
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import make_draw, to_device, to_unit
 from fip_jax.data.split import Split
+from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
-from fip_jax.network import FunctionNetwork, Network, make_objective
+from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn, make_objective
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness
 from fip_jax.suspect import Suspect
@@ -30,13 +32,17 @@ class Purified(NamedTuple):
 
 
 class Start(NamedTuple):
-    """All that `purify.run` takes, before the first step."""
+    """All that `purify.run` takes, before the first step.
+
+    `restore` leads from any state of the run to one of the network as it came.
+    """
 
     step_fn: purify.StepFn
     state: purify.State
     anchor: purify.Anchor | None
     data: PyTree
     num_steps: int
+    restore: Callable[[purify.State], purify.State]
 
 
 def begin(
@@ -50,8 +56,17 @@ def begin(
       params: its parameters.
       model_state: its BatchNorm statistics.
       clean: the defender's images.
+
+    Raises:
+      UserError: Fast FIP of a plain function, which has no layers to factorise.
     """
     settings = defense_settings(config)
+    as_it_came = (params, model_state)
+    fast = config.defense.name == "fast_fip"
+    if fast:
+        if isinstance(network, FunctionNetwork):
+            raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
+        network, params, model_state = spectral.factorise(network, params, model_state)
     data = to_device(clean.images, clean.labels)
     anchor = None
     if settings.eta_r:
@@ -60,6 +75,16 @@ def begin(
         )
         anchor = purify.Anchor(params, jax.block_until_ready(smoothness.diagonal(params, model_state)))
     objective = make_objective(network, batch_statistics=config.defense.batch_statistics, dropout=False)
+    if not settings.num_probes and not fast:
+        per_example = network.with_convolution(convolution.for_per_example_gradients())
+        objective = objective._replace(log_prob_fn=make_log_prob_fn(per_example))
+
+    def restore(state: purify.State) -> purify.State:
+        if not fast:
+            return state
+        plain, statistics = spectral.fold(state.params, state.model_state, as_it_came)
+        return state._replace(params=plain, model_state=statistics)
+
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
     key = jax.random.fold_in(jax.random.key(config.seed), 20)
     return Start(
@@ -68,6 +93,7 @@ def begin(
         anchor,
         data,
         settings.num_steps,
+        restore,
     )
 
 
@@ -92,7 +118,7 @@ def purify_suspect(
             title=f"purify with {config.defense.name}",
             num_steps=start.num_steps,
             measure_every=config.report.eval_every,
-            measure=measure,
+            measure=lambda state: measure(start.restore(state)),
             checkpoint_seconds=config.report.checkpoint_seconds,
         ),
         workdir,
@@ -101,7 +127,7 @@ def purify_suspect(
         start.anchor,
         start.data,
     )
-    state = outcome.state
+    state = start.restore(outcome.state)
     purified = as_exported(suspect._replace(params=state.params, model_state=state.model_state))
     folder = workdir.path / "purified"
     if not folder.exists():

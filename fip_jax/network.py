@@ -12,12 +12,22 @@ from fip_jax.per_example import PyTree
 from fip_jax.purify import Objective
 
 
+class Frozen(nnx.Variable):
+    """A weight that is not trained.
+
+    It travels with the BatchNorm statistics: as an argument of every compiled function, never as a constant in one.
+    """
+
+
+_CARRIED = nnx.Any(nnx.BatchStat, Frozen)
+
+
 class Network(NamedTuple):
     """A network without its weights.
 
     Attributes:
       graphdef: the module's structure.
-      rest: its variables that are neither parameters nor BatchNorm statistics.
+      rest: its variables that are neither parameters nor BatchNorm statistics nor frozen.
       mean: per channel, subtracted from images in [0, 1].
       std: per channel, divides what is left.
       convolve: the convolution, with the signature of `jax.lax.conv_general_dilated`.
@@ -46,7 +56,7 @@ class Network(NamedTuple):
 
         Args:
           params: nested dict of the parameters.
-          model_state: nested dict of the BatchNorm statistics.
+          model_state: nested dict of the BatchNorm statistics, and of frozen weights.
           images: `[N, H, W, C]`, floating point in [0, 1], not yet normalised.
           batch_statistics: normalise by the batch and update the running statistics; otherwise use these.
           dropout_key: key of the dropout masks; None switches dropout off.
@@ -69,7 +79,7 @@ class Network(NamedTuple):
         scale = jnp.asarray(self.std, images.dtype).reshape(shape)
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         logits = module((images - shift) / scale, rngs=rngs)
-        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        return logits, nnx.to_pure_dict(nnx.state(module, _CARRIED))
 
 
 class FunctionNetwork(NamedTuple):
@@ -96,9 +106,9 @@ def split_module(
     module: nnx.Module, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3
 ) -> tuple[Network, PyTree, PyTree]:
     """(network, params, model_state) of a module; `mean` and `std` normalise images in [0, 1]."""
-    graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
-    params, statistics, rest = states
-    return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+    graphdef, *states = nnx.split(module, nnx.Param, _CARRIED, ...)
+    params, carried, rest = states
+    return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(carried)
 
 
 def make_log_prob_fn(network: Network | FunctionNetwork) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:

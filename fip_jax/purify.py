@@ -40,7 +40,7 @@ class Settings:
       eta_r: weight of the pull towards the anchor.
       radius: SAM radius; 0 switches SAM off.
       adaptive: adaptive SAM.
-      num_probes: probes of the trace estimate in each step.
+      num_probes: probes of the trace estimate in each step; 0 for the exact trace.
       trace_batch_size: examples of each batch that the trace is estimated on; None for all.
     """
 
@@ -187,14 +187,13 @@ def gradient(objective: Objective, settings: Settings, state: State, batch: PyTr
 
     examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], batch)
 
+    def log_prob_fn(params, example):
+        return objective.log_prob_fn(params, state.model_state, example)
+
     def trace_fn(params):
-        return fisher.estimate_trace(
-            lambda p, example: objective.log_prob_fn(p, state.model_state, example),
-            params,
-            examples,
-            probe_key,
-            settings.num_probes,
-        )
+        if not settings.num_probes:
+            return fisher.trace(log_prob_fn, params, examples)
+        return fisher.estimate_trace(log_prob_fn, params, examples, probe_key, settings.num_probes)
 
     trace, smoothing = jax.value_and_grad(trace_fn)(params)
     result, limited = add_smoothing(result, smoothing, settings)

@@ -8,6 +8,7 @@ from flax import nnx
 from test_export import state_dict
 
 import fip_jax
+from fip_jax.errors import UserError
 from fip_jax.interop import torch_writer
 
 RNG = np.random.default_rng(0)
@@ -24,6 +25,15 @@ def parameters():
         "w": jnp.asarray(RNG.standard_normal((192, 6)) / 8, jnp.float32),
         "v": jnp.asarray(RNG.standard_normal((6, 3)), jnp.float32),
     }
+
+
+class Small(nnx.Module):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+        self.linear = nnx.Linear(192, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, rngs=None):
+        return self.linear(self.norm(x).reshape(len(x), -1))
 
 
 def loss(params):
@@ -46,6 +56,25 @@ def test_a_plain_function(method):
     assert (np.asarray(other["w"]) != np.asarray(purified["w"])).any()
 
 
+@pytest.mark.parametrize("eta_f, num_probes", [(0.0, 1), (0.1, 0)])
+def test_fast_fip_of_a_module(eta_f, num_probes):
+    module = Small()
+    options = {"method": "fast_fip", "steps": 30, "batch_size": 12, "learning_rate": 0.2, "crop_padding": 0}
+    purified = fip_jax.purify_network(module, IMAGES, LABELS, eta_f=eta_f, num_probes=num_probes, **options)
+    # Its kernel has the singular vectors that it had, and other values.
+    before, after = (np.array(m.linear.kernel[...]) for m in (module, purified))
+    u, values, vt = np.linalg.svd(before, full_matrices=False)
+    core = u.T @ after @ vt.T
+    np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=1e-5)
+    assert np.abs(np.diag(core) - values).max() > 0.01
+    np.testing.assert_array_equal(purified.linear.bias[...], module.linear.bias[...])
+
+
+def test_fast_fip_of_a_function_is_refused():
+    with pytest.raises(UserError, match=r"^method: found fast_fip for a plain function, expected"):
+        fip_jax.purify_function(apply, parameters(), IMAGES, LABELS, method="fast_fip")
+
+
 def test_options_reach_the_step():
     params = parameters()
     options = {"steps": 3, "batch_size": 12}
@@ -57,14 +86,6 @@ def test_options_reach_the_step():
 
 
 def test_a_module():
-    class Small(nnx.Module):
-        def __init__(self):
-            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
-            self.linear = nnx.Linear(192, 3, rngs=nnx.Rngs(0))
-
-        def __call__(self, x, rngs=None):
-            return self.linear(self.norm(x).reshape(len(x), -1))
-
     module = Small()
     weights = np.array(module.linear.kernel[...])
     purified = fip_jax.purify_network(module, IMAGES, LABELS, steps=2, batch_size=12, mean=(0.5, 0.5, 0.5))

@@ -91,7 +91,7 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     assert pictures == {"examples.png", "purification.png", "victim.png"}
     message = refusal([*arguments, "--config.seed=7"])
     assert "seed (was 0, is 7)" in message
-    again = {"attack__name": "badnets", "defense__name": "ft_sam", "defense__steps": 2}
+    again = {"attack__name": "badnets", "defense__name": "fast_fip", "defense__steps": 2}
     again["victim__checkpoint"] = tmp_path / "run" / "victim"
     assert "seed" in refusal(command(tmp_path / "other", data_dir, **again, seed=7))
     status, _, err = finish(command(tmp_path / "again", data_dir, **again))

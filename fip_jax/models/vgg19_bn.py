@@ -70,7 +70,7 @@ class Vgg19Bn(nnx.Module):
             else:
                 x = nnx.relu(self.features[str(index + 1)](self.features[str(index)](x)))
                 index += 3
-        if isinstance(self.classifier, nnx.Linear):
+        if not isinstance(self.classifier, nnx.Dict):
             return self.classifier(flatten_channels_first(x))
         head = self.classifier
         x = flatten_channels_first(_pool_to(x, _POOLED))
