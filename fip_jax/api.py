@@ -110,7 +110,8 @@ def purify_function(
         whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
 
     Raises:
-      UserError: images or labels of another shape or type, an unknown option, or not one finite step.
+      UserError: images or labels of another shape or type, an unknown option, the method "fast_fip", or not one
+        finite step.
     """
     return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, options).params
 

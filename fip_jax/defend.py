@@ -75,7 +75,9 @@ def begin(
         )
         anchor = purify.Anchor(params, jax.block_until_ready(smoothness.diagonal(params, model_state)))
     objective = make_objective(network, batch_statistics=config.defense.batch_statistics, dropout=False)
-    if not settings.num_probes and not fast:
+    if (
+        not settings.num_probes and not fast
+    ):  # Fast FIP has no weight gradients, which alone are slow under vmap
         per_example = network.with_convolution(convolution.for_per_example_gradients())
         objective = objective._replace(log_prob_fn=make_log_prob_fn(per_example))
 

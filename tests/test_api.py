@@ -8,6 +8,7 @@ from flax import nnx
 from test_export import state_dict
 
 import fip_jax
+from fip_jax import convolution
 from fip_jax.errors import UserError
 from fip_jax.interop import torch_writer
 
@@ -68,6 +69,24 @@ def test_fast_fip_of_a_module(eta_f, num_probes):
     np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=1e-5)
     assert np.abs(np.diag(core) - values).max() > 0.01
     np.testing.assert_array_equal(purified.linear.bias[...], module.linear.bias[...])
+
+
+@pytest.mark.parametrize(
+    "method, num_probes, swapped", [("fip", 0, True), ("fip", 1, False), ("fast_fip", 0, False)]
+)
+def test_only_exact_traces_of_whole_kernels_need_another_convolution(
+    method, num_probes, swapped, monkeypatch
+):
+    seen = []
+
+    def spy():
+        seen.append(method)
+        return jax.lax.conv_general_dilated
+
+    monkeypatch.setattr(convolution, "for_per_example_gradients", spy)
+    options = {"method": method, "steps": 1, "batch_size": 12, "eta_r": 0.0, "num_probes": num_probes}
+    fip_jax.purify_network(Small(), IMAGES, LABELS, **options)
+    assert bool(seen) == swapped
 
 
 def test_fast_fip_of_a_function_is_refused():
