@@ -67,9 +67,10 @@ def default_config() -> ConfigDict:
 
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fast_fip, fip, ft, ft_sam
+    config.defense.seed = 0  # of batches and probes; the clean images are drawn by the seed above
     config.defense.steps = 200
     config.defense.batch_size = 64
-    config.defense.momentum = 0.9
+    config.defense.momentum = 0.95
     config.defense.weight_decay = 0.0
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
     config.defense.ft = ConfigDict({"learning_rate": 0.3})
@@ -92,7 +93,7 @@ def default_config() -> ConfigDict:
     )
     config.defense.fast_fip = ConfigDict(  # of the shifts; adaptive SAM would never move a shift of zero
         {
-            "learning_rate": 1.0,
+            "learning_rate": 0.1,
             "eta_f": 1e-3,
             "trace_limit": 0.3,
             "trace_batch_size": 16,
@@ -136,7 +137,6 @@ _POSITIVE = (
     "report.eval_images",
 )
 _NOT_NEGATIVE = (
-    "seed",
     "dataset.crop_padding",
     "victim.weight_decay",
     "defense.weight_decay",
@@ -167,7 +167,8 @@ def check_config(config: ConfigDict) -> None:
         _expect(config, key, lambda value: 0 <= value < math.inf, "a number of at least 0")
     for key in _BELOW_ONE:
         _expect(config, key, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-    _expect(config, "seed", lambda value: value < 2**32, "a number below 2**32")
+    for key in ("seed", "defense.seed"):
+        _expect(config, key, lambda value: 0 <= value < 2**32, "a number from 0 to below 2**32")
     _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")

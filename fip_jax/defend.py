@@ -14,7 +14,7 @@ from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn, make_objective
-from fip_jax.objective import Anchor, Objective, Settings
+from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.suspect import Suspect
@@ -48,7 +48,12 @@ class Start(NamedTuple):
 
 
 def begin(
-    config: ConfigDict, network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, clean: Split
+    config: ConfigDict,
+    network: Network | FunctionNetwork,
+    params: PyTree,
+    model_state: PyTree,
+    clean: Split,
+    penalty: Penalty = trace_of_fisher,
 ) -> Start:
     """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
 
@@ -58,6 +63,7 @@ def begin(
       params: its parameters.
       model_state: its BatchNorm statistics.
       clean: the defender's images.
+      penalty: what `eta_f` weighs.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise.
@@ -88,9 +94,9 @@ def begin(
             diagonal = _share_of_trace(config, settings, network, objective, params, model_state, data)
         anchor = Anchor(params, diagonal, model_state)
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
-    key = jax.random.fold_in(jax.random.key(config.seed), 20)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
-        purify.make_step(objective, settings, draw),
+        purify.make_step(objective, settings, draw, penalty),
         purify.init_state(settings, params, model_state, key),
         anchor,
         data,
