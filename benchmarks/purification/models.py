@@ -67,7 +67,9 @@ def config_of(name: str, places: Places) -> ConfigDict:
 def train(name: str, places: Places) -> None:
     """Trains a victim in `TRAINED`, or goes on with it."""
     config = _trained(name, places)
-    workdir = Workdir(places.victims / name.replace("/", "_"), config.to_dict())
+    # Only what the training reads: a victim outlives changes to the defences.
+    read = {part: config[part].to_dict() for part in ("dataset", "model", "attack", "victim", "clean")}
+    workdir = Workdir(places.victims / name.replace("/", "_"), read | {"seed": config.seed})
     material = prepare(config)
     assert material.training is not None
     workdir.begin()
