@@ -91,17 +91,20 @@ def key_of(run: Run) -> dict[str, str]:
 
 
 def done(path: Path) -> set[tuple[str, ...]]:
-    """The keys of the rows that are there."""
+    """The keys of the rows that are there. A last line without an end, which a killed study may leave, is cut off."""
     if not path.exists():
         return set()
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
     with path.open(newline="") as file:
-        return {tuple(row[name] for name in KEY) for row in csv.DictReader(file) if row[COLUMNS[-1]]}
+        return {tuple(row[name] for name in KEY) for row in csv.DictReader(file)}
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Adds a row, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
+    fresh = not path.exists() or not path.stat().st_size
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if fresh:
