@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.purification import models, official
 from benchmarks.purification.tables import TABLES, Run
-from fip_jax import purify, suspect
+from fip_jax import compiled, purify, suspect
 from fip_jax.config import check_config
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
@@ -128,6 +128,7 @@ def main() -> None:
     for place in models.Places._fields:
         parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
+    compiled.keep()
     places = models.Places(*(getattr(arguments, name).absolute() for name in models.Places._fields))
     runs = pending(TABLES[arguments.table](), arguments.out)
     for name in dict.fromkeys(run.model for run in runs):
