@@ -22,6 +22,7 @@ from fip_jax.config import METHODS, default_config, defense_settings
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.models import create_model
 from fip_jax.network import make_objective, split_module
+from fip_jax.objective import Anchor
 
 NETWORKS = {"small_vgg": 32, "preact_resnet18": 64}
 
@@ -37,7 +38,7 @@ def prepare(model: str, width: int, method: str, batch_size: int) -> dict[str, A
     state = purify.init_state(settings, params, model_state, jax.random.key(0))
     rng = np.random.default_rng(0)
     data = to_device(rng.integers(0, 256, (512, 32, 32, 3)), rng.integers(0, 43, 512))
-    anchor = purify.Anchor(params, jax.tree.map(jax.numpy.ones_like, params)) if settings.eta_r else None
+    anchor = Anchor(params, jax.tree.map(jax.numpy.ones_like, params)) if settings.eta_r else None
     start = time.perf_counter()
     state, metrics = step(state, anchor, data)
     metrics.loss.block_until_ready()

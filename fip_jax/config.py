@@ -9,7 +9,7 @@ from fip_jax.attacks import ATTACKS, create_attack
 from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
-from fip_jax.purify import Settings
+from fip_jax.objective import Settings
 
 METHODS = ("fast_fip", "fip", "ft", "ft_sam")
 
@@ -67,9 +67,11 @@ def default_config() -> ConfigDict:
 
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fast_fip, fip, ft, ft_sam
+    config.defense.seed = 0  # of batches and probes; the clean images are drawn by the seed above
     config.defense.steps = 200
     config.defense.batch_size = 64
-    config.defense.momentum = 0.9
+    config.defense.momentum = 0.95
+    config.defense.weight_decay = 0.0
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
     config.defense.ft = ConfigDict({"learning_rate": 0.3})
     config.defense.ft_sam = ConfigDict({"learning_rate": 0.2, "radius": 1.0, "adaptive": True})
@@ -80,21 +82,29 @@ def default_config() -> ConfigDict:
             "trace_limit": 0.3,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
             "num_probes": 1,  # 0: the exact trace
-            "eta_r": 0.3,
+            "eta_r": 20.0,
             "radius": 1.0,
             "adaptive": True,
+            "true_fisher": False,  # labels of the Fisher terms drawn from the network
+            "retain": 0.9,  # share of the suspicious network's answers in the loss, ...
+            "retain_from": 0.15,  # ... after this fraction of the steps
+            "temperature": 2.0,
         }
     )
     config.defense.fast_fip = ConfigDict(  # of the shifts; adaptive SAM would never move a shift of zero
         {
-            "learning_rate": 1.0,
+            "learning_rate": 0.1,
             "eta_f": 1e-3,
             "trace_limit": 0.3,
             "trace_batch_size": 16,
             "num_probes": 0,
-            "eta_r": 0.3,
+            "eta_r": 20.0,
             "radius": 0.0,
             "adaptive": False,
+            "true_fisher": False,  # labels of the Fisher terms drawn from the network
+            "retain": 0.9,  # share of the suspicious network's answers in the loss, ...
+            "retain_from": 0.15,  # ... after this fraction of the steps
+            "temperature": 2.0,
         }
     )
 
@@ -126,12 +136,18 @@ _POSITIVE = (
     "report.eval_every",
     "report.eval_images",
 )
-_NOT_NEGATIVE = ("seed", "dataset.crop_padding", "victim.weight_decay", "report.checkpoint_seconds")
+_NOT_NEGATIVE = (
+    "dataset.crop_padding",
+    "victim.weight_decay",
+    "defense.weight_decay",
+    "report.checkpoint_seconds",
+)
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
 
 
 # Of a method's settings, where it is not 0; a learning rate of 0 would do nothing.
-_LOWEST = {"trace_batch_size": 1, "learning_rate": 1e-8}
+_LOWEST = {"trace_batch_size": 1, "learning_rate": 1e-8, "temperature": 0.01}
+_HIGHEST = {"retain": 1, "retain_from": 1}
 
 
 def check_config(config: ConfigDict) -> None:
@@ -151,7 +167,8 @@ def check_config(config: ConfigDict) -> None:
         _expect(config, key, lambda value: 0 <= value < math.inf, "a number of at least 0")
     for key in _BELOW_ONE:
         _expect(config, key, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-    _expect(config, "seed", lambda value: value < 2**32, "a number below 2**32")
+    for key in ("seed", "defense.seed"):
+        _expect(config, key, lambda value: 0 <= value < 2**32, "a number from 0 to below 2**32")
     _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
@@ -161,9 +178,10 @@ def check_config(config: ConfigDict) -> None:
         create_attack(config.attack.name, (size, size, 3), config.attack[config.attack.name])
     for method in METHODS:
         for name, value in config.defense[method].items():
-            low = _LOWEST.get(name, 0)
-            if not low <= value < math.inf:
-                raise UserError(f"defense.{method}.{name}: found {value}, expected at least {low}")
+            low, high = _LOWEST.get(name, 0), _HIGHEST.get(name, math.inf)
+            if not low <= value <= high or value == math.inf:
+                expected = f"at least {low}" if high == math.inf else f"{low} to {high}"
+                raise UserError(f"defense.{method}.{name}: found {value}, expected {expected}")
     for key in ("mean", "std"):
         _expect(config, f"dataset.{key}", _is_three_numbers, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
@@ -201,4 +219,5 @@ def victim_settings(config: ConfigDict, num_images: int) -> Settings:
 def defense_settings(config: ConfigDict) -> Settings:
     """The step's settings for `defense.name`."""
     defense = config.defense
-    return Settings(num_steps=defense.steps, momentum=defense.momentum, **defense[defense.name].to_dict())
+    common = {"num_steps": defense.steps, "momentum": defense.momentum, "weight_decay": defense.weight_decay}
+    return Settings(**common, **defense[defense.name].to_dict())

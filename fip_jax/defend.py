@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from fip_jax import checkpoint, convolution, phase, purify, spectral
@@ -13,8 +14,9 @@ from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn, make_objective
+from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
-from fip_jax.smoothness import Smoothness
+from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.suspect import Suspect
 from fip_jax.timing import Lap
 from fip_jax.workdir import Workdir
@@ -39,14 +41,19 @@ class Start(NamedTuple):
 
     step_fn: purify.StepFn
     state: purify.State
-    anchor: purify.Anchor | None
+    anchor: Anchor | None
     data: PyTree
     num_steps: int
     restore: Callable[[purify.State], purify.State]
 
 
 def begin(
-    config: ConfigDict, network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, clean: Split
+    config: ConfigDict,
+    network: Network | FunctionNetwork,
+    params: PyTree,
+    model_state: PyTree,
+    clean: Split,
+    penalty: Penalty = trace_of_fisher,
 ) -> Start:
     """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
 
@@ -56,6 +63,7 @@ def begin(
       params: its parameters.
       model_state: its BatchNorm statistics.
       clean: the defender's images.
+      penalty: what `eta_f` weighs.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise.
@@ -68,12 +76,6 @@ def begin(
             raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         network, params, model_state = spectral.factorise(network, params, model_state)
     data = to_device(clean.images, clean.labels)
-    anchor = None
-    if settings.eta_r:
-        smoothness = Smoothness(
-            network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size
-        )
-        anchor = purify.Anchor(params, jax.block_until_ready(smoothness.diagonal(params, model_state)))
     objective = make_objective(network, batch_statistics=config.defense.batch_statistics, dropout=False)
     if (
         not settings.num_probes and not fast
@@ -87,15 +89,47 @@ def begin(
         plain, statistics = spectral.fold(state.params, state.model_state, as_it_came)
         return state._replace(params=plain, model_state=statistics)
 
+    anchor = None
+    if settings.anchored:
+        diagonal = None
+        if settings.eta_r:
+            diagonal = _share_of_trace(config, settings, network, objective, params, model_state, data)
+        anchor = Anchor(params, diagonal, model_state)
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
-    key = jax.random.fold_in(jax.random.key(config.seed), 20)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
-        purify.make_step(objective, settings, draw),
+        purify.make_step(objective, settings, draw, penalty),
         purify.init_state(settings, params, model_state, key),
         anchor,
         data,
         settings.num_steps,
         restore,
+    )
+
+
+def _share_of_trace(
+    config: ConfigDict,
+    settings: Settings,
+    network: Network | FunctionNetwork,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    data: PyTree,
+) -> PyTree:
+    """The Fisher matrix's diagonal as shares of its trace, so that one eta_r serves networks of any sharpness."""
+    chunk_size = config.smoothness.chunk_size
+    batch = data | {"image": to_unit(data["image"])}
+    if settings.true_fisher:
+        key = jax.random.fold_in(jax.random.key(config.seed), 21)
+        drawn = [
+            objective.with_drawn_labels(params, model_state, chunk, jax.random.fold_in(key, index))["label"]
+            for index, chunk in enumerate(chunks(batch, chunk_size))
+        ]
+        batch = batch | {"label": jnp.concatenate(drawn)}
+    diagonal = Smoothness(network, batch, chunk_size).diagonal(params, model_state)
+    trace = sum(leaf.sum() for leaf in jax.tree.leaves(diagonal))
+    return jax.block_until_ready(
+        jax.tree.map(lambda leaf: leaf / jnp.where(trace > 0, trace, 1).astype(leaf.dtype), diagonal)
     )
 
 

@@ -20,13 +20,9 @@ def _main(_: list[str]) -> None:
     # Imported here, so that a mistyped flag is answered at once.
     import jax
 
-    from fip_jax import experiment
+    from fip_jax import compiled, experiment
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "fip_jax" / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
+    compiled.keep()
     try:
         experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""))
     except UserError as error:

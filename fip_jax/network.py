@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from fip_jax.objective import Objective, guided
 from fip_jax.per_example import PyTree
-from fip_jax.purify import Objective
 
 
 class Frozen(nnx.Variable):
@@ -142,6 +142,10 @@ def make_objective(network: Network | FunctionNetwork, *, batch_statistics: bool
             batch_statistics=batch_statistics,
             dropout_key=key if dropout else None,
         )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), model_state
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return guided(loss, logits, batch["guide"]) if "guide" in batch else loss, model_state
 
-    return Objective(loss_fn, make_log_prob_fn(network))
+    def logits_fn(params, model_state, batch):
+        return network(params, model_state, batch["image"])[0]
+
+    return Objective(loss_fn, make_log_prob_fn(network), logits_fn)

@@ -8,6 +8,7 @@ import numpy as np
 from fip_jax import purify
 from fip_jax.checkpoint import Checkpoints
 from fip_jax.errors import UserError
+from fip_jax.objective import Anchor
 from fip_jax.per_example import PyTree
 from fip_jax.progress import Task
 from fip_jax.timing import Lap, every
@@ -115,7 +116,7 @@ def run(
     workdir: Workdir,
     step_fn: purify.StepFn,
     state: purify.State,
-    anchor: purify.Anchor | None,
+    anchor: Anchor | None,
     data: PyTree,
 ) -> Outcome:
     """Runs a phase from its last checkpoint, or from `state` where there is none.

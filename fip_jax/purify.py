@@ -1,19 +1,5 @@
-r"""The one step that trains, fine-tunes and purifies; the methods are its settings.
+"""The one step that trains, fine-tunes and purifies; the methods are its settings (`objective.py`)."""
 
-.. math:: L(\theta) = \mathrm{CE}(\theta) + \eta_F \mathrm{Tr} F(\theta)
-          + \frac{\eta_r}{2} \sum_i \bar F_{ii} (\theta_i - \bar\theta_i)^2
-
-with the anchor :math:`\bar\theta` (the suspicious network) and the diagonal :math:`\bar F` of its Fisher
-matrix. All terms zero: fine-tuning (FT). A radius: FT-SAM. The Fisher terms: FIP.
-
-Where SAM and `trace_limit` are in use, the step follows no gradient of L itself: it takes the gradients of CE and
-trace where SAM looks, and shortens the latter to a multiple of the former.
-
-Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863.
-"""
-
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,61 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fip_jax import fisher, sam
+from fip_jax.objective import (
+    Anchor,
+    Objective,
+    Penalty,
+    Settings,
+    gradient,
+    trace_of_fisher,
+    with_guide,
+)
 from fip_jax.per_example import PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What makes one method of the step.
-
-    Attributes:
-      learning_rate: peak learning rate of SGD.
-      momentum: of SGD (heavy ball), in [0, 1).
-      weight_decay: L2 coefficient added to the gradient.
-      num_steps: length of the run; the schedule ends there.
-      warmup: fraction of the steps over which the learning rate rises linearly from zero.
-      eta_f: weight of the trace of the Fisher matrix.
-      trace_limit: largest norm of the trace term's gradient, as a multiple of the norm of the loss's.
-      eta_r: weight of the pull towards the anchor.
-      radius: SAM radius; 0 switches SAM off.
-      adaptive: adaptive SAM.
-      num_probes: probes of the trace estimate in each step; 0 for the exact trace.
-      trace_batch_size: examples of each batch that the trace is estimated on; None for all.
-    """
-
-    learning_rate: float
-    num_steps: int
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    warmup: float = 0.0
-    eta_f: float = 0.0
-    trace_limit: float = math.inf
-    eta_r: float = 0.0
-    radius: float = 0.0
-    adaptive: bool = False
-    num_probes: int = 1
-    trace_batch_size: int | None = None
-
-
-class Objective(NamedTuple):
-    """The network as the step sees it.
-
-    Attributes:
-      loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch.
-      log_prob_fn: `(params, model_state, example) -> scalar`, the log-likelihood of one example's label, with
-        the running statistics of `model_state`.
-    """
-
-    loss_fn: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
-    log_prob_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
-
-
-class Anchor(NamedTuple):
-    """The suspicious network: its parameters and the diagonal of its Fisher matrix, pytrees alike."""
-
-    params: PyTree
-    fisher_diagonal: PyTree
 
 
 class State(NamedTuple):
@@ -165,91 +106,45 @@ def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTre
     return jax.tree.map(leaf, params, anchor.params, anchor.fisher_diagonal)
 
 
-def gradient(objective: Objective, settings: Settings, state: State, batch: PyTree, key: jax.Array):
-    """Gradient of the loss and the trace term, both at the SAM point where there is a radius.
-
-    Returns:
-      (gradient, loss, trace, limited, model_state). The loss and the model state come from the unperturbed parameters,
-      so that BatchNorm statistics never see perturbed weights.
-    """
-    loss_key, probe_key = jax.random.split(key)
-    loss_fn = jax.value_and_grad(
-        lambda params: objective.loss_fn(params, state.model_state, batch, loss_key), has_aux=True
-    )
-    params = state.params
-    (loss, model_state), result = loss_fn(params)
-    if settings.radius:
-        away = sam.perturbation(params, result, settings.radius, settings.adaptive)
-        params = jax.tree.map(jnp.add, params, away)
-        _, result = loss_fn(params)
-    if not settings.eta_f:
-        return result, loss, jnp.zeros_like(loss), jnp.zeros((), bool), model_state
-
-    examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], batch)
-
-    def log_prob_fn(params, example):
-        return objective.log_prob_fn(params, state.model_state, example)
-
-    def trace_fn(params):
-        if not settings.num_probes:
-            return fisher.trace(log_prob_fn, params, examples)
-        return fisher.estimate_trace(log_prob_fn, params, examples, probe_key, settings.num_probes)
-
-    trace, smoothing = jax.value_and_grad(trace_fn)(params)
-    result, limited = add_smoothing(result, smoothing, settings)
-    return result, loss, trace, limited, model_state
-
-
-def add_smoothing(
-    loss_gradient: PyTree, trace_gradient: PyTree, settings: Settings
-) -> tuple[PyTree, jax.Array]:
-    """The loss's gradient plus eta_f times the trace's, kept to `trace_limit`; and whether that limit was met.
-
-    Tr F differs by orders of magnitude between networks and soars where a large step has left a minimum. The
-    limit, a multiple of the norm of the loss's gradient, lets one eta_f serve them all.
-    """
-    allowed = settings.trace_limit * optax.tree.norm(loss_gradient)
-    norm = settings.eta_f * optax.tree.norm(trace_gradient)
-    factor = settings.eta_f * jnp.where(norm > allowed, allowed / jnp.where(norm > 0, norm, 1), 1)
-    total = jax.tree.map(lambda g, t: g + factor.astype(t.dtype) * t, loss_gradient, trace_gradient)
-    return total, norm > allowed
-
-
-def make_step(objective: Objective, settings: Settings, draw: DrawFn) -> StepFn:
+def make_step(
+    objective: Objective, settings: Settings, draw: DrawFn, penalty: Penalty = trace_of_fisher
+) -> StepFn:
     """The jitted step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
 
     Args:
       objective: the network.
       settings: the method.
       draw: `(key, step, data) -> batch`, which picks and augments the batch of a step.
+      penalty: what `eta_f` weighs.
 
     Returns:
       A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
-      `anchor` is used where `eta_r > 0` and may be None otherwise.
+      `anchor` is used where `settings.anchored` and may be None otherwise.
     """
     tx = optimizer(settings)
     rate = schedule(settings)
 
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
         draw_key, step_key = jax.random.split(state.key)
-        batch = draw(draw_key, state.step, data)
+        batch = with_guide(objective, settings, anchor, draw(draw_key, state.step, data), state.step)
         key = jax.random.fold_in(step_key, state.step)
-        grad, loss, trace, limited, model_state = gradient(objective, settings, state, batch, key)
-        updates, opt_state = tx.update(grad, state.opt_state, state.params)
+        found = gradient(objective, settings, state.params, state.model_state, batch, key, penalty)
+        updates, opt_state = tx.update(found.total, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        learning_rate = jnp.asarray(rate(state.step - state.num_skipped), loss.dtype)
+        learning_rate = jnp.asarray(rate(state.step - state.num_skipped), found.loss.dtype)
         if settings.eta_r:
             assert anchor is not None
             # Momentum lengthens every step 1 / (1 - momentum) times; the same for the pull keeps the
             # minimiser of L a fixed point.
             params = pull_to_anchor(params, anchor, settings.eta_r * learning_rate / (1 - settings.momentum))
-        finite = jnp.isfinite(loss) & all_finite((params, model_state))
-        new = State(params, model_state, opt_state, state.key, state.step, state.num_skipped)
+        finite = jnp.isfinite(found.loss) & all_finite((params, found.model_state))
+        new = State(params, found.model_state, opt_state, state.key, state.step, state.num_skipped)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
         counted = kept._replace(
             step=state.step + 1, num_skipped=state.num_skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         )
-        return counted, Metrics(loss, trace, limited, optax.tree.norm(grad), learning_rate, finite)
+        norm = optax.tree.norm(found.total)
+        return counted, Metrics(found.loss, found.trace, found.limited, norm, learning_rate, finite)
 
     return jax.jit(step, donate_argnums=0)
 

@@ -15,6 +15,7 @@ import pytest
 from fip_jax import purify
 from fip_jax.checkpoint import Checkpoints, load_description, load_model, save_model
 from fip_jax.errors import UserError
+from fip_jax.objective import Settings
 
 # Orbax leaves coroutines and futures behind when it gives up on a damaged folder.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -34,7 +35,7 @@ def state_of(seed=0, size=4):
         "half": jnp.asarray(rng.normal(size=3), jnp.bfloat16),
     }
     statistics = {"norm": {"mean": jnp.asarray(rng.normal(size=2), jnp.float32)}}
-    settings = purify.Settings(learning_rate=0.1, num_steps=9, weight_decay=0.1, warmup=0.5)
+    settings = Settings(learning_rate=0.1, num_steps=9, weight_decay=0.1, warmup=0.5)
     state = purify.init_state(settings, params, statistics, jax.random.key(seed))
     return state._replace(step=jnp.asarray(7, jnp.int32))
 

@@ -12,11 +12,12 @@ from oracles import assert_trees_equal
 from fip_jax import phase, purify
 from fip_jax.checkpoint import Checkpoints
 from fip_jax.errors import UserError
+from fip_jax.objective import Objective, Settings
 from fip_jax.timing import Lap, every
 from fip_jax.workdir import MetricsLog, Workdir
 
 NUM_STEPS, MEASURE_EVERY = 11, 4
-SETTINGS = purify.Settings(learning_rate=0.1, num_steps=NUM_STEPS, momentum=0.9, eta_f=0.01)
+SETTINGS = Settings(learning_rate=0.1, num_steps=NUM_STEPS, momentum=0.9, eta_f=0.01)
 DATA = jnp.asarray(np.random.default_rng(0).normal(size=(NUM_STEPS, 3)), jnp.float32)
 
 
@@ -26,7 +27,7 @@ def loss_fn(params, model_state, batch, key):
     return ((params["t"] - centre) ** 2).mean(), {"sum": model_state["sum"] + params["t"]}
 
 
-OBJECTIVE = purify.Objective(loss_fn, lambda params, model_state, example: params["t"] ** 2 * example)
+OBJECTIVE = Objective(loss_fn, lambda params, model_state, example: params["t"] ** 2 * example)
 STEP = purify.make_step(OBJECTIVE, SETTINGS, lambda key, step, data: data[step])
 
 

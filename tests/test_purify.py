@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import assert_trees_close, assert_trees_equal, conv_net, dense_fisher, mlp, take
+from oracles import assert_trees_close, assert_trees_equal, conv_net, mlp, take
 
-from fip_jax import fisher, purify
+from fip_jax import purify
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.network import make_objective
+from fip_jax.objective import Anchor, Objective, Settings
 
 # The learning rate may be a float32 even in double precision.
 TOLERANCE = 10 * float(np.finfo(np.float32).eps)
@@ -18,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 def settings(**changes):
-    return purify.Settings(**{"learning_rate": 0.1, "num_steps": 10, "momentum": 0.0, **changes})
+    return Settings(**{"learning_rate": 0.1, "num_steps": 10, "momentum": 0.0, **changes})
 
 
 def whole(key, step, data):
@@ -38,7 +39,7 @@ def objective_of(log_prob_fn):
         loss = -jax.vmap(log_prob_fn, in_axes=(None, 0))(params, batch).mean()
         return loss, {"seen": model_state["seen"] + loss}
 
-    return purify.Objective(loss_fn, lambda params, model_state, example: log_prob_fn(params, example))
+    return Objective(loss_fn, lambda params, model_state, example: log_prob_fn(params, example))
 
 
 def run(objective, chosen, params, batch, num_steps, *, anchor=None, draw=whole, model_state=None):
@@ -51,7 +52,7 @@ def run(objective, chosen, params, batch, num_steps, *, anchor=None, draw=whole,
 
 
 # One parameter: loss theta^2 / 2, log-likelihood theta^2 x / 2 with the score theta x.
-ONE = purify.Objective(
+ONE = Objective(
     lambda params, model_state, batch, key: (params["t"] ** 2 / 2, model_state),
     lambda params, model_state, example: params["t"] ** 2 / 2 * example,
 )
@@ -110,32 +111,10 @@ def test_regularised_step_by_hand(x64, radius, grad, trace):
     np.testing.assert_allclose(2 - state.params["t"], 0.1 * grad, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("num_probes", [0, 2])
-def test_gradient_is_that_of_loss_and_trace(x64, num_probes):
-    log_prob_fn, params, batch = mlp()
-    objective = objective_of(log_prob_fn)
-    chosen = settings(eta_f=0.3, num_probes=num_probes)
-    state = purify.init_state(chosen, params, {"seen": jnp.float64(0)}, KEY)
-    key = jax.random.key(5)
-    found, _, trace, _, _ = jax.jit(lambda s: purify.gradient(objective, chosen, s, batch, key))(state)
-
-    def regularised(p):
-        if num_probes:
-            value = fisher.estimate_trace(log_prob_fn, p, batch, jax.random.split(key)[1], num_probes)
-        else:
-            value = jnp.trace(dense_fisher(log_prob_fn, p, batch))
-        loss, _ = objective.loss_fn(p, {"seen": 0.0}, batch, key)
-        return loss + 0.3 * value, value
-
-    expected, value = jax.grad(regularised, has_aux=True)(params)
-    assert_trees_close(found, expected, 1e-12, 1e-12)
-    np.testing.assert_allclose(trace, value, rtol=1e-12)
-
-
 def test_pull_to_anchor_by_hand():
     # Weights strength * F = (2, 1): (1 + 2 * 3) / 3 and (2 - 1 * 2) / 2.
     z, anchored, curvature = jnp.array([1.0, 2.0]), jnp.array([3.0, -2.0]), jnp.array([1.0, 0.5])
-    anchor = purify.Anchor({"t": anchored}, {"t": curvature})
+    anchor = Anchor({"t": anchored}, {"t": curvature})
 
     def pulled(strength):
         return purify.pull_to_anchor({"t": z}, anchor, jnp.float32(strength))["t"]
@@ -149,7 +128,7 @@ def test_pull_to_anchor_by_hand():
 
 
 def test_pull_is_stable_where_an_explicit_step_diverges(x64):
-    anchor = purify.Anchor({"t": jnp.float64(1)}, {"t": jnp.float64(1)})
+    anchor = Anchor({"t": jnp.float64(1)}, {"t": jnp.float64(1)})
     chosen = settings(eta_r=1e6, momentum=0.9)
     state, _ = run(ONE, chosen, {"t": jnp.float64(1)}, jnp.array([0.0]), 8, anchor=anchor)
     # The minimiser of theta^2 / 2 + 1e6 (theta - 1)^2 / 2 is 1e6 / (1e6 + 1).
@@ -164,10 +143,10 @@ def test_pull_is_stable_where_an_explicit_step_diverges(x64):
 def test_fixed_point_is_the_minimiser(x64, momentum):
     # c (t - b)^2 / 2 + eta_r F (t - a)^2 / 2 has its minimum at (c b + eta_r F a) / (c + eta_r F):
     # c = 2, b = 1, eta_r = 2, a = -1, F = (0.5, 3): (2 - 1) / 3 and (2 - 6) / 8.
-    objective = purify.Objective(
+    objective = Objective(
         lambda p, model_state, batch, key: (((p["t"] - 1) ** 2).sum(), model_state), ONE.log_prob_fn
     )
-    anchor = purify.Anchor({"t": -jnp.ones(2)}, {"t": jnp.array([0.5, 3.0])})
+    anchor = Anchor({"t": -jnp.ones(2)}, {"t": jnp.array([0.5, 3.0])})
     chosen = settings(eta_r=2.0, momentum=momentum, num_steps=1000, learning_rate=0.05)
     state, _ = run(objective, chosen, {"t": jnp.zeros(2)}, jnp.zeros(1), 1000, anchor=anchor)
     np.testing.assert_allclose(state.params["t"], [1 / 3, -1 / 2], rtol=1e-5)
@@ -198,7 +177,7 @@ def test_steps_that_are_not_finite_leave_no_trace():
 
 def test_learning_rate_after_a_skipped_step(x64):
     # The loss is t * x and the second x is not finite. Without momentum, t falls by rate * x exactly.
-    objective = purify.Objective(lambda p, s, batch, key: (p["t"] * batch, s), ONE.log_prob_fn)
+    objective = Objective(lambda p, s, batch, key: (p["t"] * batch, s), ONE.log_prob_fn)
     data = jnp.array([1.0, jnp.inf, 1.0])
     state, metrics = run(objective, settings(), {"t": jnp.float64(2)}, data, 3, draw=by_step)
     assert [bool(m.applied) for m in metrics] == [True, False, True]
@@ -207,7 +186,7 @@ def test_learning_rate_after_a_skipped_step(x64):
 
 
 def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
-    objective = purify.Objective(lambda p, s, batch, key: (jnp.sqrt(p["t"]), s), ONE.log_prob_fn)
+    objective = Objective(lambda p, s, batch, key: (jnp.sqrt(p["t"]), s), ONE.log_prob_fn)
     state, [metrics] = run(objective, settings(), {"t": jnp.zeros(())}, jnp.zeros(1), 1)
     assert jnp.isfinite(metrics.loss)
     assert not metrics.applied
@@ -217,11 +196,11 @@ def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
 
 def test_every_setting_changes_the_result():
     params, examples = {"t": jnp.array([1.0, -2.0])}, jnp.array([[1.0, 0.5], [2.0, -1.0], [0.3, 2.0]])
-    objective = purify.Objective(
+    objective = Objective(
         lambda p, s, batch, key: ((p["t"] ** 2 * jnp.array([1.0, 3.0])).sum(), s),
         lambda p, s, example: jnp.sin(p["t"]) @ example,
     )
-    anchor = purify.Anchor({"t": jnp.ones(2)}, {"t": jnp.ones(2)})
+    anchor = Anchor({"t": jnp.ones(2)}, {"t": jnp.ones(2)})
     changes = [{}, {"eta_f": 0.1}, {"eta_r": 0.1}, {"radius": 0.1}, {"radius": 0.1, "adaptive": True}]
     changes += [
         {"weight_decay": 0.1},
@@ -253,7 +232,7 @@ def test_a_run_that_stops_and_starts_again_is_the_same_run():
     objective = make_objective(network, batch_statistics=True, dropout=True)
     rng = np.random.default_rng(0)
     data = to_device(rng.integers(0, 256, (9, 6, 6, 3)), rng.integers(0, 3, 9))
-    anchor = purify.Anchor(params, jax.tree.map(jnp.ones_like, params))
+    anchor = Anchor(params, jax.tree.map(jnp.ones_like, params))
     chosen = settings(learning_rate=0.01, momentum=0.9, eta_f=0.01, eta_r=0.1, radius=0.1, warmup=0.2)
     step = purify.make_step(objective, chosen, make_draw(4, crop_padding=1, flip=True))
 
@@ -277,9 +256,7 @@ def test_a_run_that_stops_and_starts_again_is_the_same_run():
 
 
 def test_every_step_has_its_own_key():
-    objective = purify.Objective(
-        lambda p, s, batch, key: (jax.random.uniform(key) + 0 * p["t"], s), ONE.log_prob_fn
-    )
+    objective = Objective(lambda p, s, batch, key: (jax.random.uniform(key) + 0 * p["t"], s), ONE.log_prob_fn)
     losses = [float(m.loss) for m in run(objective, settings(), {"t": jnp.ones(())}, jnp.zeros(1), 4)[1]]
     assert len(set(losses)) == 4
 

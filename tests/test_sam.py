@@ -8,6 +8,7 @@ import pytest
 from oracles import assert_trees_close, mlp
 
 from fip_jax import purify, sam
+from fip_jax.objective import Objective, Settings
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -62,8 +63,8 @@ def test_ft_sam_equals_optax():
     def loss_fn(p, data):
         return -jax.vmap(log_prob_fn, in_axes=(None, 0))(p, data).mean()
 
-    settings = purify.Settings(learning_rate=rate, num_steps=10, momentum=0.0, radius=radius)
-    objective = purify.Objective(
+    settings = Settings(learning_rate=rate, num_steps=10, momentum=0.0, radius=radius)
+    objective = Objective(
         lambda p, model_state, data, key: (loss_fn(p, data), model_state),
         lambda p, model_state, example: log_prob_fn(p, example),
     )
@@ -91,7 +92,7 @@ def test_ft_sam_equals_optax():
         expected, opt_state = reference(expected, opt_state)
     assert_trees_close(state.params, expected, 20 * EPS, 20 * EPS)
     # SAM did something: without it the result is elsewhere.
-    plain = purify.Settings(learning_rate=rate, num_steps=10, momentum=0.0)
+    plain = Settings(learning_rate=rate, num_steps=10, momentum=0.0)
     other = purify.run(
         purify.make_step(objective, plain, lambda key, step, data: data),
         purify.init_state(plain, params, {}, jax.random.key(0)),

@@ -11,6 +11,7 @@ from oracles import assert_trees_close, assert_trees_equal, conv_net
 from fip_jax import fisher, purify, spectral
 from fip_jax.models import MODELS, create_model
 from fip_jax.network import make_log_prob_fn, make_objective, split_module
+from fip_jax.objective import Settings
 
 RTOL = 1e-9
 
@@ -118,7 +119,7 @@ def test_trace_of_the_shifts_by_finite_differences(case):
 def test_the_step_takes_no_gradient_of_a_kernel():
     """In the program of a whole step no convolution or product has the shape of a kernel, or a batch of kernels."""
     network, params, carried = spectral.factorise(*split_module(create_model("small_vgg", 5, 32, 0, width=6)))
-    chosen = purify.Settings(0.1, 3, eta_f=1.0, num_probes=0, trace_batch_size=4)
+    chosen = Settings(0.1, 3, eta_f=1.0, num_probes=0, trace_batch_size=4)
     step = purify.make_step(
         make_objective(network, batch_statistics=True, dropout=False), chosen, lambda key, step, data: data
     )

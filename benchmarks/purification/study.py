@@ -1,0 +1,153 @@
+"""A table of the study: purifies network after network and appends a row a run to a CSV.
+
+    python -m benchmarks.purification.study --table=main --out=benchmarks/purification/results/main.csv \
+        --ibau=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
+
+A row that is in the CSV already is not run again, so that a killed study goes on with the same command. Victims that
+are missing are trained first. ACC, ASR and RA are over all test images; seconds are those of the purification without
+compiling.
+"""
+
+import argparse
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from benchmarks.purification import models, official
+from benchmarks.purification.tables import TABLES, Run
+from fip_jax import compiled, purify, suspect
+from fip_jax.config import check_config
+from fip_jax.defend import begin
+from fip_jax.errors import UserError
+from fip_jax.evaluate import Rates, effectiveness, make_predict, rates
+from fip_jax.material import prepare
+from fip_jax.progress import console
+from fip_jax.timing import Lap
+
+KEY = ("model", "method", "settings", "clean", "seed")
+COLUMNS = (
+    *KEY,
+    "clean_images",
+    *(f"{rate}_{when}" for when in ("before", "after") for rate in Rates._fields),
+    "der",
+    "skipped",
+    "seconds",
+)
+
+
+def configure(run: Run, places: models.Places) -> ConfigDict:
+    """The config of a run, as the command line would make it.
+
+    Seeds change the clean images of a published network; a victim's are fixed by its training, so that only batches and
+    probes change.
+    """
+    config = models.config_of(run.model, places)
+    config.defense.name = run.method.removesuffix("_noise")
+    config.update_from_flattened_dict(dict(run.settings))
+    config.clean.fraction *= run.clean
+    if run.model in models.PUBLISHED:
+        config.seed = run.seed
+    else:
+        config.defense.seed = run.seed
+    check_config(config)
+    return config
+
+
+def measure(run: Run, places: models.Places) -> dict[str, Any]:
+    """One purification, judged before and after."""
+    config = configure(run, places)
+    victim = suspect.load(config)
+    material = prepare(config, victim.num_classes)
+    predict = make_predict(victim.network)
+    before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
+    lap = Lap()
+    penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
+    start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
+    state = purify.run(start.step_fn, start.state, start.anchor, start.data, start.num_steps)
+    state = start.restore(jax.block_until_ready(state))
+    spent = lap.read()
+    after = rates(predict, state.params, state.model_state, material.test, material.triggered)
+    return {
+        **key_of(run),
+        "clean_images": len(material.clean.labels),
+        **{f"{name}_before": round(value, 5) for name, value in before._asdict().items()},
+        **{f"{name}_after": round(value, 5) for name, value in after._asdict().items()},
+        "der": round(effectiveness(before, after) or 0.0, 5),
+        "skipped": int(state.num_skipped),
+        "seconds": round(spent["total"] - spent["compile"], 1),
+    }
+
+
+def key_of(run: Run) -> dict[str, str]:
+    """The columns that tell a run from any other, as text."""
+    values = (run.model, run.method, json.dumps(dict(run.settings), sort_keys=True), run.clean, run.seed)
+    return {name: str(value) for name, value in zip(KEY, values, strict=True)}
+
+
+def done(path: Path) -> set[tuple[str, ...]]:
+    """The keys of the rows that are there. A last line without an end, which a killed study may leave, is cut off."""
+    if not path.exists():
+        return set()
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+    with path.open(newline="") as file:
+        return {tuple(row[name] for name in KEY) for row in csv.DictReader(file)}
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Adds a row, on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists() or not path.stat().st_size
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def pending(runs: Iterator[Run], path: Path) -> list[Run]:
+    """The runs of a table that have no row yet."""
+    finished = done(path)
+    return [run for run in runs if tuple(key_of(run).values()) not in finished]
+
+
+def main() -> None:
+    """Runs what is left of a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--table", choices=sorted(TABLES), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
+    for place in models.Places._fields:
+        parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
+    arguments = parser.parse_args()
+    compiled.keep()
+    places = models.Places(*(getattr(arguments, name).absolute() for name in models.Places._fields))
+    runs = pending(TABLES[arguments.table](), arguments.out)
+    for name in dict.fromkeys(run.model for run in runs):
+        if name in models.TRAINED and not Path(models.config_of(name, places).victim.checkpoint).exists():
+            models.train(name, places)
+    for index, run in enumerate(runs):
+        try:
+            row = measure(run, places)
+        except UserError as error:
+            console.print(f"{run.model} {run.method}: {error}", markup=False)
+            continue
+        append(arguments.out, row)
+        console.print(
+            f"{index + 1}/{len(runs)} {run.model} {run.method} {dict(run.settings)} clean {run.clean} seed {run.seed}: "
+            f"ACC {row['acc_before']:.3f} -> {row['acc_after']:.3f}, ASR {row['asr_before']:.3f} -> "
+            f"{row['asr_after']:.3f}, RA {row['ra_after']:.3f}, {row['seconds']} s",
+            markup=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

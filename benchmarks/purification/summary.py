@@ -1,0 +1,126 @@
+"""A CSV of the study as tables to read.
+
+    python -m benchmarks.purification.summary benchmarks/purification/results/main.csv
+
+Prints Markdown: each method and setting over all networks, then network by network. Rates in per cent, mean and
+standard deviation over the rows; the deviation of the averages is over seeds.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Row = dict[str, str]
+HEAD = "| runs | ACC | ASR | RA | DER | seconds |"
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV of `study.py`."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Rows by key, keys in the order in which they appear."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return dict(groups)
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Mean, and the standard deviation where there are several."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def percent(rows: list[Row], column: str) -> list[float]:
+    """A column in per cent."""
+    return [100 * float(row[column]) for row in rows]
+
+
+def over_networks(rows: list[Row]) -> list[str]:
+    """A line for each method and setting: averages over the networks, which all have to be there."""
+    names = list(grouped(rows, lambda row: row["model"]))
+    lines = []
+    for setting, group in grouped(rows, _setting).items():
+        complete = [
+            part
+            for part in grouped(group, lambda row: row["seed"]).values()
+            if len({row["model"] for row in part}) == len(names)
+        ]
+        if complete:
+            columns = [
+                [statistics.fmean(column) for column in map(measure, complete)]
+                for measure in (_drop, _asr, _gap, _der, _seconds)
+            ]
+            lines.append((statistics.fmean(columns[3]), setting, len(complete), columns))
+    head = [
+        f"Averages over {len(names)} networks, best DER first:",
+        "",
+        "| method and settings | seeds | ACC lost | ASR | ACC - RA | DER | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return head + [
+        f"| {setting} | {seeds} | "
+        + " | ".join(spread(c, 3 if i == 3 else 1) for i, c in enumerate(columns))
+        + " |"
+        for _, setting, seeds, columns in sorted(lines, reverse=True)
+    ]
+
+
+def by_network(rows: list[Row]) -> list[str]:
+    """A table for each network."""
+    lines = []
+    for name, group in grouped(rows, lambda row: row["model"]).items():
+        before = [spread(percent(group, f"{rate}_before")) for rate in ("acc", "asr", "ra")]
+        lines += ["", f"**{name}**: before ACC {before[0]}, ASR {before[1]}, RA {before[2]}", ""]
+        lines += [f"| method and settings {HEAD}", "|---" * 7 + "|"]
+        for setting, part in grouped(group, _setting).items():
+            rates = [spread(percent(part, f"{rate}_after")) for rate in ("acc", "asr", "ra")]
+            der = spread(_der(part), 3)
+            lines.append(
+                f"| {setting} | {len(part)} | {' | '.join(rates)} | {der} | {spread(_seconds(part))} |"
+            )
+    return lines
+
+
+def _setting(row: Row) -> str:
+    changed = row["settings"].strip("{}").replace('"', "").replace("defense.", "")
+    share = "" if float(row["clean"]) == 1 else f" clean x {row['clean']}"
+    return f"{row['method']}{share} {changed}".strip()
+
+
+def _drop(rows: list[Row]) -> list[float]:
+    return [a - b for a, b in zip(percent(rows, "acc_before"), percent(rows, "acc_after"), strict=True)]
+
+
+def _gap(rows: list[Row]) -> list[float]:
+    return [a - b for a, b in zip(percent(rows, "acc_after"), percent(rows, "ra_after"), strict=True)]
+
+
+def _asr(rows: list[Row]) -> list[float]:
+    return percent(rows, "asr_after")
+
+
+def _der(rows: list[Row]) -> list[float]:
+    return [float(row["der"]) for row in rows]
+
+
+def _seconds(rows: list[Row]) -> list[float]:
+    return [float(row["seconds"]) for row in rows]
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("csv", type=Path)
+    rows = read(parser.parse_args().csv)
+    print("\n".join(over_networks(rows) + by_network(rows)))
+
+
+if __name__ == "__main__":
+    main()

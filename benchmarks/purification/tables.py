@@ -1,0 +1,64 @@
+"""The tables of the study: which runs each consists of."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from benchmarks.purification.models import MODELS
+
+Settings = tuple[tuple[str, Any], ...]
+
+
+class Run(NamedTuple):
+    """One purification.
+
+    Attributes:
+      model: a key of `models.MODELS`.
+      method: of `config.METHODS`, or one with "_noise" at the end for the official code's term in the place of Tr F.
+      settings: changes to the config, by flattened key.
+      clean: clean images as a multiple of the config's, which is 1 % of the training set.
+      seed: see `study.configure`.
+    """
+
+    model: str
+    method: str
+    settings: Settings = ()
+    clean: float = 1.0
+    seed: int = 0
+
+
+def settings(**values: Any) -> Settings:
+    """Changes to the config; keys with dots written as two underscores, below `defense`."""
+    return tuple((f"defense.{key.replace('__', '.')}", value) for key, value in values.items())
+
+
+# Settings are chosen on these, and shown on the others as well.
+TUNED_ON = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11", "signs/blend_12")
+
+
+def tune() -> Iterator[Run]:
+    """Each method over a grid, on the networks that settings are chosen on."""
+    grid: list[tuple[str, Settings]] = []
+    for rate in (0.025, 0.05, 0.1):
+        grid.append(("ft", settings(ft__learning_rate=rate)))
+        grid.append(("ft_sam", settings(ft_sam__learning_rate=rate)))
+    for rate in (0.025, 0.05):
+        for radius in (0.0, 1.0):
+            for eta_f in (0.0, 1e-3):
+                changes = {"learning_rate": rate, "radius": radius, "eta_f": eta_f}
+                grid.append(("fip", settings(**{f"fip__{key}": value for key, value in changes.items()})))
+    for rate in (0.03, 0.1, 0.3):
+        grid.append(("fast_fip", settings(fast_fip__learning_rate=rate)))
+    for method, changed in grid:
+        for model in TUNED_ON:
+            yield Run(model, method, changed)
+
+
+def main() -> Iterator[Run]:
+    """Every method with the defaults, over all networks, with three seeds."""
+    for seed in range(3):
+        for model in MODELS:
+            for method in ("ft", "ft_sam", "fip", "fast_fip", "fip_noise"):
+                yield Run(model, method, seed=seed)
+
+
+TABLES: dict[str, Callable[[], Iterator[Run]]] = {"main": main, "tune": tune}

@@ -1,0 +1,240 @@
+r"""What a step descends: the loss, the trace of the Fisher matrix, and the answers of the suspicious network.
+
+.. math:: L(\theta) = (1 - w)\, \mathrm{CE}(\theta) + w\, T^2\, \mathrm{KL}(\theta) + \eta_F \mathrm{Tr} F(\theta)
+          + \frac{\eta_r}{2} \sum_i \bar F_{ii} (\theta_i - \bar\theta_i)^2
+
+with the anchor :math:`\bar\theta` (the suspicious network) and the diagonal :math:`\bar F` of its Fisher matrix. All
+terms but CE zero: fine-tuning (FT). A radius: FT-SAM. The Fisher terms: FIP.
+
+KL is the mean over the batch of the divergence from the suspicious network's probabilities, both at temperature T.
+It is not in the paper; of its quadratic picture around the anchor the :math:`\eta_r` term is the diagonal. That picture
+holds near the anchor alone, and removing a backdoor takes a walk far away from it.
+
+Where SAM and `trace_limit` are in use, the step follows no gradient of L itself: it takes the gradients of loss and
+trace where SAM looks, and shortens the latter to a multiple of the former.
+
+Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fip_jax import fisher, sam
+from fip_jax.per_example import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes one method of the step.
+
+    Attributes:
+      learning_rate: peak learning rate of SGD.
+      momentum: of SGD (heavy ball), in [0, 1).
+      weight_decay: L2 coefficient added to the gradient.
+      num_steps: length of the run; the schedule ends there.
+      warmup: fraction of the steps over which the learning rate rises linearly from zero.
+      eta_f: weight of the trace of the Fisher matrix.
+      trace_limit: largest norm of the trace term's gradient, as a multiple of the norm of the loss's.
+      eta_r: weight of the pull towards the anchor.
+      radius: SAM radius; 0 switches SAM off.
+      adaptive: adaptive SAM.
+      num_probes: probes of the trace estimate in each step; 0 for the exact trace.
+      trace_batch_size: examples of each batch that the trace is estimated on; None for all.
+      true_fisher: whether the labels in the Fisher terms are drawn from the network, in place of the data's.
+      retain: w, share of the suspicious network's answers in the loss, in [0, 1].
+      retain_from: fraction of the steps after which `retain` begins.
+      temperature: T, of these answers.
+    """
+
+    learning_rate: float
+    num_steps: int
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    eta_f: float = 0.0
+    trace_limit: float = math.inf
+    eta_r: float = 0.0
+    radius: float = 0.0
+    adaptive: bool = False
+    num_probes: int = 1
+    trace_batch_size: int | None = None
+    true_fisher: bool = False
+    retain: float = 0.0
+    retain_from: float = 0.0
+    temperature: float = 1.0
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the step looks back at the suspicious network."""
+        return bool(self.eta_r or self.retain)
+
+
+class Guide(NamedTuple):
+    """What the suspicious network says of a batch; in a batch, a dict, under the key "guide".
+
+    Attributes:
+      logits: `[N, num_classes]`.
+      weight: scalar, w.
+      temperature: T.
+    """
+
+    logits: jax.Array
+    weight: jax.Array
+    temperature: float
+
+
+def guided(loss: jax.Array, logits: jax.Array, guide: Guide) -> jax.Array:
+    """The mean loss of a batch, mixed with the divergence of `logits` from the guide's."""
+    log_probs, log_targets = (jax.nn.log_softmax(x / guide.temperature) for x in (logits, guide.logits))
+    divergence = optax.losses.kl_divergence_with_log_targets(log_probs, log_targets).mean()
+    return (1 - guide.weight) * loss + guide.weight * guide.temperature**2 * divergence
+
+
+class Objective(NamedTuple):
+    """The network as the step sees it.
+
+    Attributes:
+      loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch, `guided` where
+        the batch has a guide.
+      log_prob_fn: `(params, model_state, example) -> scalar`, the log-likelihood of one example's label, with
+        the running statistics of `model_state`.
+      logits_fn: `(params, model_state, batch) -> [N, num_classes]`, with the running statistics; for `retain` and
+        `true_fisher`, whose batches have to be dicts with the key "label".
+    """
+
+    loss_fn: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+    log_prob_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
+    logits_fn: Callable[[PyTree, PyTree, PyTree], jax.Array] | None = None
+
+    def logits(self, params: PyTree, model_state: PyTree, batch: PyTree) -> jax.Array:
+        """As `logits_fn`, which has to be there."""
+        assert self.logits_fn is not None
+        return self.logits_fn(params, model_state, batch)
+
+    def with_drawn_labels(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array
+    ) -> dict[str, Any]:
+        """The batch with labels drawn from the network's own probabilities: those of the true Fisher matrix."""
+        logits = jax.lax.stop_gradient(self.logits(params, model_state, batch))
+        return {**batch, "label": jax.random.categorical(key, logits).astype(batch["label"].dtype)}
+
+
+class Anchor(NamedTuple):
+    """The suspicious network.
+
+    Attributes:
+      params: its parameters.
+      fisher_diagonal: of its Fisher matrix, a pytree like `params`; None without the eta_r term.
+      model_state: its BatchNorm statistics; needed for `retain`.
+    """
+
+    params: PyTree
+    fisher_diagonal: PyTree
+    model_state: PyTree = None
+
+
+# `(objective, settings, params, model_state, examples, key) -> scalar`
+Penalty = Callable[[Objective, Settings, PyTree, PyTree, PyTree, jax.Array], jax.Array]
+
+
+def trace_of_fisher(
+    objective: Objective,
+    settings: Settings,
+    params: PyTree,
+    model_state: PyTree,
+    examples: PyTree,
+    key: jax.Array,
+) -> jax.Array:
+    """Tr F over some examples, exact or estimated, scalar."""
+    if settings.true_fisher:
+        key, label_key = jax.random.split(key)
+        examples = objective.with_drawn_labels(params, model_state, examples, label_key)
+
+    def log_prob_fn(params, example):
+        return objective.log_prob_fn(params, model_state, example)
+
+    if not settings.num_probes:
+        return fisher.trace(log_prob_fn, params, examples)
+    return fisher.estimate_trace(log_prob_fn, params, examples, key, settings.num_probes)
+
+
+class Gradient(NamedTuple):
+    """The gradient with what came up on the way: loss and trace (scalars), whether the trace's was shortened."""
+
+    total: PyTree
+    loss: jax.Array
+    trace: jax.Array
+    limited: jax.Array
+    model_state: PyTree
+
+
+def gradient(
+    objective: Objective,
+    settings: Settings,
+    params: PyTree,
+    model_state: PyTree,
+    batch: PyTree,
+    key: jax.Array,
+    penalty: Penalty = trace_of_fisher,
+) -> Gradient:
+    """Gradient of the loss and the trace term, both at the SAM point where there is a radius.
+
+    The loss and the model state come from the unperturbed parameters, so that BatchNorm statistics never see perturbed
+    weights.
+    """
+    loss_key, probe_key = jax.random.split(key)
+    loss_fn = jax.value_and_grad(lambda p: objective.loss_fn(p, model_state, batch, loss_key), has_aux=True)
+    (loss, new_state), result = loss_fn(params)
+    if settings.radius:
+        away = sam.perturbation(params, result, settings.radius, settings.adaptive)
+        params = jax.tree.map(jnp.add, params, away)
+        _, result = loss_fn(params)
+    if not settings.eta_f:
+        return Gradient(result, loss, jnp.zeros_like(loss), jnp.zeros((), bool), new_state)
+
+    examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], without_guide(batch))
+    trace, smoothing = jax.value_and_grad(
+        lambda p: penalty(objective, settings, p, model_state, examples, probe_key)
+    )(params)
+    result, limited = add_smoothing(result, smoothing, settings)
+    return Gradient(result, loss, trace, limited, new_state)
+
+
+def with_guide(
+    objective: Objective, settings: Settings, anchor: Anchor | None, batch: PyTree, step: jax.Array
+) -> PyTree:
+    """The batch with what the suspicious network says of it, where `retain` asks for that."""
+    if not settings.retain:
+        return batch
+    assert anchor is not None
+    logits = objective.logits(anchor.params, anchor.model_state, batch)
+    begun = step >= round(settings.retain_from * settings.num_steps)
+    return {**batch, "guide": Guide(logits, jnp.where(begun, settings.retain, 0.0), settings.temperature)}
+
+
+def without_guide(batch: PyTree) -> PyTree:
+    """The batch as it was before `with_guide`."""
+    if isinstance(batch, dict):
+        return {key: part for key, part in batch.items() if key != "guide"}
+    return batch
+
+
+def add_smoothing(
+    loss_gradient: PyTree, trace_gradient: PyTree, settings: Settings
+) -> tuple[PyTree, jax.Array]:
+    """The loss's gradient plus eta_f times the trace's, kept to `trace_limit`; and whether that limit was met.
+
+    Tr F differs by orders of magnitude between networks and soars where a large step has left a minimum. The
+    limit, a multiple of the norm of the loss's gradient, lets one eta_f serve them all.
+    """
+    allowed = settings.trace_limit * optax.tree.norm(loss_gradient)
+    norm = settings.eta_f * optax.tree.norm(trace_gradient)
+    factor = settings.eta_f * jnp.where(norm > allowed, allowed / jnp.where(norm > 0, norm, 1), 1)
+    total = jax.tree.map(lambda g, t: g + factor.astype(t.dtype) * t, loss_gradient, trace_gradient)
+    return total, norm > allowed

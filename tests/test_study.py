@@ -1,0 +1,96 @@
+"""The study: rows that are there are not run again, torn rows are, and the official code's term is what it is."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from oracles import conv_net
+
+from benchmarks.purification import models, official, study, summary
+from benchmarks.purification.tables import TABLES, TUNED_ON, Run, settings
+from fip_jax.network import make_objective
+from fip_jax.objective import Settings
+
+PLACES = models.Places(Path("/i"), Path("/g"), Path("/d"), Path("/v"))
+
+
+def row(run, **rates):
+    values = dict.fromkeys(study.COLUMNS, 0.5) | {"clean_images": 7, "skipped": 0, "seconds": 1.5}
+    return values | study.key_of(run) | rates
+
+
+def test_a_killed_study_goes_on(tmp_path):
+    path = tmp_path / "results" / "table.csv"
+    runs = [Run("gtsrb/blend", "fip", settings(fip__eta_f=0.1), seed=seed) for seed in range(3)]
+    assert study.pending(iter(runs), path) == runs
+    for run in runs[:2]:
+        study.append(path, row(run))
+    assert study.pending(iter(runs), path) == runs[2:]
+    whole = path.read_bytes()
+    for cut in (1, 5, len(whole.splitlines(keepends=True)[-1]) - 1):
+        path.write_bytes(whole[:-cut])
+        assert study.pending(iter(runs), path) == runs[1:]
+        study.append(path, row(runs[1]))
+        assert path.read_bytes() == whole
+    path.write_bytes(whole[:10])  # not even a header
+    assert study.pending(iter(runs), path) == runs
+    study.append(path, row(runs[0]))
+    assert study.pending(iter(runs), path) == runs[1:]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_name_what_there_is(table):
+    runs = list(TABLES[table]())
+    assert len({tuple(study.key_of(run).values()) for run in runs}) == len(runs)
+    for run in runs:
+        if (run.model in models.PUBLISHED and "trojan" in run.model) or "l0" in run.model:
+            continue  # their configs read the trigger's file
+        config = study.configure(run, PLACES)
+        for key, value in run.settings:
+            method, name = key.split(".")[1:]
+            assert config.defense[method][name] == value
+    assert set(TUNED_ON) < set(models.MODELS)
+
+
+def test_seeds_and_shares():
+    published = study.configure(Run("ibau/cifar10_badnets", "ft", clean=0.5, seed=2), PLACES)
+    assert (published.seed, published.defense.seed, published.clean.fraction) == (2, 0, 0.025)
+    trained = study.configure(Run("gtsrb/badnets", "fip_noise", seed=2), PLACES)
+    assert (trained.seed, trained.defense.seed, trained.defense.name) == (0, 2, "fip")
+
+
+def test_the_official_term(x64):
+    network, params, model_state, batch = conv_net(4)
+    objective = make_objective(network, batch_statistics=False, dropout=False)
+    flat, unravel = ravel_pytree(params)
+
+    def mean_over_pairs(theta):
+        log_probs = jax.nn.log_softmax(network(unravel(theta), model_state, batch["image"])[0])
+        return sum(log_probs[n, label] for n in range(4) for label in batch["label"]) / 16
+
+    gradient = jax.grad(mean_over_pairs)(flat)
+    chosen = Settings(0.1, 1)
+    draw = jax.jit(jax.vmap(lambda key: official.noise(objective, chosen, params, model_state, batch, key)))
+    samples = draw(jax.random.split(jax.random.key(0), 4000))
+    # A normal variable of mean zero and the gradient's norm.
+    norm = float(jnp.linalg.norm(gradient))
+    assert abs(samples.mean()) < 4 * norm / np.sqrt(len(samples))
+    np.testing.assert_allclose(samples.std(), norm, rtol=4 / np.sqrt(2 * len(samples)))
+
+
+def test_summary_by_hand():
+    rows = []
+    for seed, (der, acc) in enumerate([(0.9, 0.95), (0.8, 0.91)]):
+        for model in ("a", "b"):
+            rates = {"acc_before": 0.97, "acc_after": acc, "asr_after": 0.02, "ra_after": 0.9, "der": der}
+            rows.append({k: str(v) for k, v in row(Run(model, "fip", seed=seed), **rates).items()})
+    rows.append({k: str(v) for k, v in row(Run("a", "ft")).items()})  # not over all networks: no average
+    lines = summary.over_networks(rows)
+    # Lost 2 and 6 points, mean 4, deviation sqrt 8; DER mean 0.85, deviation 0.0707.
+    assert lines[-1] == "| fip | 2 | 4.0 ± 2.8 | 2.0 ± 0.0 | 3.0 ± 2.8 | 0.850 ± 0.071 | 1.5 ± 0.0 |"
+    assert len(lines) == 5
+    table = summary.by_network(rows)
+    assert "| fip | 2 | 93.0 ± 2.8 | 2.0 ± 0.0 | 90.0 ± 0.0 | 0.850 ± 0.071 | 1.5 ± 0.0 |" in table
