@@ -106,7 +106,7 @@ def _trained(name: str, places: Places) -> ConfigDict:
     }[dataset]()
     _set_data(config, dataset, places)
     config.model.width = 16
-    config.victim.epochs = {"gtsrb": 8, "cifar10": 12, "signs": 5}[dataset]
+    config.victim.epochs = {"gtsrb": 6, "cifar10": 10, "signs": 5}[dataset]
     for key, value in changes.items():
         config.update_from_flattened_dict({key: value})
     return config
