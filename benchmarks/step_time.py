@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fip_jax import purify
+from fip_jax import convolution, purify
 from fip_jax.config import METHODS, default_config, defense_settings
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.models import create_model
@@ -33,6 +33,7 @@ def prepare(model: str, width: int, method: str, batch_size: int) -> dict[str, A
     config.defense.name = method
     settings = defense_settings(config)
     network, params, model_state = split_module(create_model(model, 43, 32, 0, width=width))
+    network = network.with_convolution(convolution.for_batches())
     objective = make_objective(network, batch_statistics=True, dropout=False)
     step = purify.make_step(objective, settings, make_draw(batch_size, 2))
     state = purify.init_state(settings, params, model_state, jax.random.key(0))

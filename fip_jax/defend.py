@@ -13,7 +13,7 @@ from fip_jax.data.batches import make_draw, to_device, to_unit
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
-from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn, make_objective
+from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn, make_objective
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness, chunks
@@ -76,12 +76,15 @@ def begin(
             raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         network, params, model_state = spectral.factorise(network, params, model_state)
     data = to_device(clean.images, clean.labels)
-    objective = make_objective(network, batch_statistics=config.defense.batch_statistics, dropout=False)
-    if (
-        not settings.num_probes and not fast
-    ):  # Fast FIP has no weight gradients, which alone are slow under vmap
+    objective = make_objective(
+        network.with_convolution(convolution.for_batches()),
+        batch_statistics=config.defense.batch_statistics,
+        dropout=False,
+    )
+    # Fast FIP has no weight gradients, which alone are slow under vmap.
+    if not settings.num_probes and not fast:
         per_example = network.with_convolution(convolution.for_per_example_gradients())
-        objective = objective._replace(log_prob_fn=make_log_prob_fn(per_example))
+        objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
 
     def restore(state: purify.State) -> purify.State:
         if not fast:

@@ -4,8 +4,8 @@ With :math:`l_n(\theta) = \log p(y_n \mid x_n, \theta)` over N examples,
 
 .. math:: F = \frac{1}{N} \sum_{n=1}^{N} \nabla l_n \, \nabla l_n^\top .
 
-Every function takes `log_prob_fn(params, example) -> scalar`, the parameters, and a batch, a pytree whose
-leaves are `[N, ...]`. All results are means over the batch (the 1/N above). The sign of `log_prob_fn` does
+Every function but `estimate_trace` takes `log_prob_fn(params, example) -> scalar`, the parameters and a batch, a pytree
+whose leaves are `[N, ...]`. All results are means over the batch (the 1/N above). The sign of `log_prob_fn` does
 not matter: a loss per example serves as well. A network with BatchNorm has to use its running statistics in
 `log_prob_fn`, otherwise the examples are not independent and the matrix means nothing.
 
@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fip_jax.per_example import ExampleFn, PyTree, num_examples, per_example_gradients, sum_over_chunks
+from fip_jax.per_example import (
+    BatchFn,
+    ExampleFn,
+    PyTree,
+    num_examples,
+    per_example_gradients,
+    sum_over_chunks,
+)
 
 
 def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int | None = None) -> jax.Array:
@@ -41,7 +48,7 @@ def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int
 
 
 def estimate_trace(
-    log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, key: jax.Array, num_probes: int = 1
+    log_probs_fn: BatchFn, params: PyTree, batch: PyTree, key: jax.Array, num_probes: int = 1
 ) -> jax.Array:
     r"""Unbiased estimate of `trace` with the memory of one ordinary gradient.
 
@@ -52,7 +59,8 @@ def estimate_trace(
     gradient of the trace.
 
     Args:
-      log_prob_fn: log-likelihood of one example.
+      log_probs_fn: `(params, batch) -> [N]`, log-likelihood of each example, which depends on that example alone. A
+        batch as a whole is faster here than `vmap` of a function of one example: no gradient is taken per example.
       params: pytree of floating-point arrays.
       batch: pytree of arrays `[N, ...]`.
       key: PRNG key of the probes.
@@ -64,7 +72,7 @@ def estimate_trace(
     count = num_examples(batch)
 
     def weighted_log_prob(params, signs):
-        log_probs = jax.vmap(log_prob_fn, in_axes=(None, 0))(params, batch)
+        log_probs = log_probs_fn(params, batch)
         return jnp.vdot(signs.astype(log_probs.dtype), log_probs)
 
     def one_probe(probe_key):

@@ -111,21 +111,21 @@ def split_module(
     return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(carried)
 
 
-def make_log_prob_fn(network: Network | FunctionNetwork) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
-    """`(params, model_state, example) -> log p(label | image)`, with the running statistics.
+def make_log_probs_fn(network: Network | FunctionNetwork) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
+    """`(params, model_state, batch) -> log p(label | image) [N]`, with the running statistics.
 
-    An example is `{"image": [H, W, C] in [0, 1], "label": []}`.
+    A batch is `{"image": [N, H, W, C] in [0, 1], "label": [N]}`.
     """
 
-    def log_prob_fn(params, model_state, example):
-        logits, _ = network(params, model_state, example["image"][None])
-        return -optax.softmax_cross_entropy_with_integer_labels(logits[0], example["label"])
+    def log_probs_fn(params, model_state, batch):
+        logits, _ = network(params, model_state, batch["image"])
+        return -optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
 
-    return log_prob_fn
+    return log_probs_fn
 
 
 def make_objective(network: Network | FunctionNetwork, *, batch_statistics: bool, dropout: bool) -> Objective:
-    """Cross-entropy and log-likelihood of a network, for examples `{"image": [H, W, C], "label": []}`.
+    """Cross-entropy and log-likelihood of a network, for batches `{"image": [N, H, W, C], "label": [N]}`.
 
     Args:
       network: from `split_module`.
@@ -148,4 +148,4 @@ def make_objective(network: Network | FunctionNetwork, *, batch_statistics: bool
     def logits_fn(params, model_state, batch):
         return network(params, model_state, batch["image"])[0]
 
-    return Objective(loss_fn, make_log_prob_fn(network), logits_fn)
+    return Objective(loss_fn, make_log_probs_fn(network), logits_fn)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from fip_jax import fisher, sam
-from fip_jax.per_example import PyTree
+from fip_jax.per_example import PyTree, of_one_example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +102,14 @@ class Objective(NamedTuple):
     Attributes:
       loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch, `guided` where
         the batch has a guide.
-      log_prob_fn: `(params, model_state, example) -> scalar`, the log-likelihood of one example's label, with
-        the running statistics of `model_state`.
+      log_probs_fn: `(params, model_state, batch) -> [N]`, the log-likelihood of each example's label, with the running
+        statistics of `model_state`; each depends on its own example alone.
       logits_fn: `(params, model_state, batch) -> [N, num_classes]`, with the running statistics; for `retain` and
         `true_fisher`, whose batches have to be dicts with the key "label".
     """
 
     loss_fn: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
-    log_prob_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
+    log_probs_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
     logits_fn: Callable[[PyTree, PyTree, PyTree], jax.Array] | None = None
 
     def logits(self, params: PyTree, model_state: PyTree, batch: PyTree) -> jax.Array:
@@ -156,12 +156,12 @@ def trace_of_fisher(
         key, label_key = jax.random.split(key)
         examples = objective.with_drawn_labels(params, model_state, examples, label_key)
 
-    def log_prob_fn(params, example):
-        return objective.log_prob_fn(params, model_state, example)
+    def log_probs_fn(params, batch):
+        return objective.log_probs_fn(params, model_state, batch)
 
     if not settings.num_probes:
-        return fisher.trace(log_prob_fn, params, examples)
-    return fisher.estimate_trace(log_prob_fn, params, examples, key, settings.num_probes)
+        return fisher.trace(of_one_example(log_probs_fn), params, examples)
+    return fisher.estimate_trace(log_probs_fn, params, examples, key, settings.num_probes)
 
 
 class Gradient(NamedTuple):

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 PyTree = Any
-ExampleFn = Callable[[PyTree, PyTree], jax.Array]
+ExampleFn = Callable[[PyTree, PyTree], jax.Array]  # (params, example) -> scalar
+BatchFn = Callable[[PyTree, PyTree], jax.Array]  # (params, batch) -> [N], each from its own example
+
+
+def of_one_example(fn: BatchFn) -> ExampleFn:
+    """The same function of a single example."""
+    return lambda params, example: fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
 
 
 def num_examples(batch: PyTree) -> int:

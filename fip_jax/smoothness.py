@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from fip_jax import convolution, eigen, fisher
-from fip_jax.network import FunctionNetwork, Network, make_log_prob_fn
-from fip_jax.per_example import PyTree, num_examples
+from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
+from fip_jax.per_example import PyTree, num_examples, of_one_example
 
 
 def chunks(batch: PyTree, chunk_size: int) -> Iterator[PyTree]:
@@ -51,8 +51,9 @@ class Smoothness:
         @functools.partial(jax.jit, static_argnums=0)
         def jitted(quantity, params, model_state, chunk, *rest):
             chosen = network if quantity is fisher.product else for_gradients
-            log_prob_fn = make_log_prob_fn(chosen)
-            return quantity(lambda p, example: log_prob_fn(p, model_state, example), params, chunk, *rest)
+            log_probs_fn = make_log_probs_fn(chosen)
+            of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
+            return quantity(of_one, params, chunk, *rest)
 
         self._jitted = jitted
 

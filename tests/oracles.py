@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from fip_jax.network import make_log_prob_fn, split_module
-from fip_jax.per_example import num_examples
+from fip_jax.network import make_log_probs_fn, split_module
+from fip_jax.per_example import num_examples, of_one_example
 
 
 def take(batch, n):
@@ -20,6 +20,19 @@ def cast(tree, dtype):
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )
+
+
+def make_log_prob_fn(network):
+    """`(params, model_state, example) -> log p(label | image)`."""
+    log_probs_fn = make_log_probs_fn(network)
+    return lambda params, model_state, example: of_one_example(lambda p, b: log_probs_fn(p, model_state, b))(
+        params, example
+    )
+
+
+def over_batch(log_prob_fn):
+    """The log-likelihoods `[N]` of a batch, one by one."""
+    return jax.vmap(log_prob_fn, in_axes=(None, 0))
 
 
 def score_matrix(log_prob_fn, params, batch):

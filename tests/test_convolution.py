@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,12 @@ import numpy as np
 import pytest
 from oracles import assert_trees_close
 
-from fip_jax.convolution import convolve_by_patches, for_per_example_gradients
+from fip_jax.convolution import (
+    convolve_by_patches,
+    convolve_in_three_ways,
+    for_batches,
+    for_per_example_gradients,
+)
 
 OPTIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 PADDINGS = ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (1, 0))]
@@ -53,6 +59,40 @@ def test_values_and_gradients_equal_xla(x64, kernel, strides, padding):
     assert_trees_close(both(convolve_by_patches), both(jax.lax.conv_general_dilated), 1e-12, 1e-11)
 
 
+@pytest.mark.parametrize("kernel, strides, padding", CASES)
+def test_gradients_of_gradients_equal_xla(x64, kernel, strides, padding):
+    inputs, weights = arrays(7, 6, kernel)
+
+    def twice(convolve):
+        def weighted(inputs, weights):
+            out = convolve(inputs, weights, strides, padding, **OPTIONS)
+            return jnp.sin(out / 10).sum()
+
+        def size_of_gradients(inputs, weights):
+            return sum((g**2).sum() for g in jax.grad(weighted, argnums=(0, 1))(inputs, weights))
+
+        return jax.jit(jax.value_and_grad(size_of_gradients, argnums=(0, 1)))(inputs, weights)
+
+    assert_trees_close(twice(convolve_in_three_ways), twice(jax.lax.conv_general_dilated), 1e-10, 1e-10)
+
+
+def test_all_derivatives_are_kernels_in_three_layouts():
+    inputs, weights = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5))
+
+    def layouts(convolve):
+        def loss(inputs, weights):
+            return (convolve(inputs, weights, (1, 1), "SAME", **OPTIONS) ** 2).sum()
+
+        def size_of_gradient(inputs, weights):
+            return (jax.grad(loss, argnums=1)(inputs, weights) ** 2).sum()
+
+        text = str(jax.make_jaxpr(jax.grad(size_of_gradient, argnums=(0, 1)))(inputs, weights))
+        return set(re.findall(r"lhs_spec=.*?out_spec=.*?\)", text))
+
+    assert len(layouts(convolve_in_three_ways)) == 3
+    assert len(layouts(jax.lax.conv_general_dilated)) > 3  # the layouts that are slow
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_sizes_below_and_above_the_stride(x64, size):
     inputs, weights = arrays(size, size, (3, 3))
@@ -91,3 +131,4 @@ def test_plain_convolutions_are_matrix_products():
 
 def test_choice_for_the_cpu():
     assert for_per_example_gradients() is convolve_by_patches
+    assert for_batches() is convolve_in_three_ways

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.flatten_util import ravel_pytree
-from oracles import assert_trees_close, conv_net_log_prob, dense_fisher, mlp, take
+from oracles import assert_trees_close, conv_net_log_prob, dense_fisher, mlp, over_batch, take
 
 from fip_jax import fisher
 
@@ -27,7 +27,7 @@ def problem(request):
 def probe_samples(log_prob_fn, params, batch, num, num_probes=1):
     keys = jax.random.split(jax.random.key(0), num)
     estimate = jax.jit(
-        jax.vmap(lambda key: fisher.estimate_trace(log_prob_fn, params, batch, key, num_probes))
+        jax.vmap(lambda key: fisher.estimate_trace(over_batch(log_prob_fn), params, batch, key, num_probes))
     )
     return np.asarray(estimate(keys))
 
@@ -107,7 +107,7 @@ def test_gradient_of_the_estimate_is_unbiased(x64):
     log_prob_fn, params, batch = mlp(num=4)
     exact = jax.grad(lambda p: jnp.trace(dense_fisher(log_prob_fn, p, batch)))(params)
     keys = jax.random.split(jax.random.key(1), 4000)
-    one = jax.grad(lambda p, key: fisher.estimate_trace(log_prob_fn, p, batch, key))
+    one = jax.grad(lambda p, key: fisher.estimate_trace(over_batch(log_prob_fn), p, batch, key))
     samples = jax.jit(jax.vmap(lambda key: ravel_pytree(one(params, key))[0]))(keys)
     standard_error = samples.std(axis=0, ddof=1) / np.sqrt(len(keys))
     distance = jnp.abs(samples.mean(axis=0) - ravel_pytree(exact)[0])
@@ -143,7 +143,7 @@ def test_estimate_for_one_example_is_exact(problem, x64):
 
 def test_estimate_depends_on_the_key_alone(x64):
     log_prob_fn, params, batch = mlp()
-    estimate = jax.jit(lambda key: fisher.estimate_trace(log_prob_fn, params, batch, key))
+    estimate = jax.jit(lambda key: fisher.estimate_trace(over_batch(log_prob_fn), params, batch, key))
     found = [estimate(jax.random.key(seed)) for seed in (0, 0, 1)]
     assert found[0] == found[1]
     assert found[0] != found[2]
@@ -158,7 +158,7 @@ def test_the_sign_of_the_log_likelihood_does_not_matter(x64):
             fisher.trace(fn, params, batch, 3),
             fisher.diagonal(fn, params, batch, 3),
             fisher.product(fn, params, batch, params, 3),
-            fisher.estimate_trace(fn, params, batch, key, 2),
+            fisher.estimate_trace(over_batch(fn), params, batch, key, 2),
         )
 
     found = jax.jit(everything, static_argnums=0)(lambda p, example: -log_prob_fn(p, example))
@@ -184,7 +184,7 @@ def test_product_and_estimate_form_no_per_example_gradient():
 
     key = jax.random.key(0)
     assert largest(lambda p, b: fisher.product(log_prob_fn, p, b, p)) < limit
-    assert largest(lambda p, b: fisher.estimate_trace(log_prob_fn, p, b, key)) < limit
+    assert largest(lambda p, b: fisher.estimate_trace(over_batch(log_prob_fn), p, b, key)) < limit
     # The check itself sees per-example gradients where there are some.
     assert largest(lambda p, b: fisher.diagonal(log_prob_fn, p, b)) >= limit
     # Chunks bound them: 10 at a time.

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from oracles import assert_trees_close, assert_trees_equal, conv_net, take
+from oracles import assert_trees_close, assert_trees_equal, conv_net, make_log_prob_fn, take
 
 from fip_jax.convolution import convolve_by_patches
-from fip_jax.network import make_log_prob_fn, make_objective, split_module
+from fip_jax.network import make_objective, split_module
 
 EPS = float(np.finfo(np.float32).eps)
 

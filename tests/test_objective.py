@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from oracles import assert_trees_close, conv_net, dense_fisher, mlp
+from oracles import assert_trees_close, conv_net, dense_fisher, make_log_prob_fn, mlp, over_batch
 from scipy.special import log_softmax, softmax
 
 from fip_jax import defend, fisher, purify
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
-from fip_jax.network import make_log_prob_fn, make_objective
+from fip_jax.network import make_objective
 from fip_jax.objective import (
     Anchor,
     Guide,
@@ -47,7 +47,7 @@ def mlp_objective(log_prob_fn):
     def loss_fn(params, model_state, batch, key):
         return -jax.vmap(log_prob_fn, in_axes=(None, 0))(params, batch).mean(), model_state
 
-    return Objective(loss_fn, lambda params, model_state, example: log_prob_fn(params, example))
+    return Objective(loss_fn, lambda params, model_state, batch: over_batch(log_prob_fn)(params, batch))
 
 
 @pytest.mark.parametrize("num_probes", [0, 2])
@@ -60,7 +60,9 @@ def test_gradient_is_that_of_loss_and_trace(x64, num_probes):
 
     def regularised(p):
         if num_probes:
-            trace = fisher.estimate_trace(log_prob_fn, p, first, jax.random.split(KEY)[1], num_probes)
+            trace = fisher.estimate_trace(
+                over_batch(log_prob_fn), p, first, jax.random.split(KEY)[1], num_probes
+            )
         else:
             trace = jnp.trace(dense_fisher(log_prob_fn, p, first))
         return objective.loss_fn(p, {}, batch, KEY)[0] + 0.3 * trace, trace

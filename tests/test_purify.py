@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import assert_trees_close, assert_trees_equal, conv_net, mlp, take
+from oracles import assert_trees_close, assert_trees_equal, conv_net, mlp, over_batch, take
 
 from fip_jax import purify
 from fip_jax.data.batches import make_draw, to_device
@@ -39,7 +39,7 @@ def objective_of(log_prob_fn):
         loss = -jax.vmap(log_prob_fn, in_axes=(None, 0))(params, batch).mean()
         return loss, {"seen": model_state["seen"] + loss}
 
-    return Objective(loss_fn, lambda params, model_state, example: log_prob_fn(params, example))
+    return Objective(loss_fn, lambda params, model_state, batch: over_batch(log_prob_fn)(params, batch))
 
 
 def run(objective, chosen, params, batch, num_steps, *, anchor=None, draw=whole, model_state=None):
@@ -54,7 +54,7 @@ def run(objective, chosen, params, batch, num_steps, *, anchor=None, draw=whole,
 # One parameter: loss theta^2 / 2, log-likelihood theta^2 x / 2 with the score theta x.
 ONE = Objective(
     lambda params, model_state, batch, key: (params["t"] ** 2 / 2, model_state),
-    lambda params, model_state, example: params["t"] ** 2 / 2 * example,
+    lambda params, model_state, batch: params["t"] ** 2 / 2 * batch,
 )
 
 
@@ -144,7 +144,7 @@ def test_fixed_point_is_the_minimiser(x64, momentum):
     # c (t - b)^2 / 2 + eta_r F (t - a)^2 / 2 has its minimum at (c b + eta_r F a) / (c + eta_r F):
     # c = 2, b = 1, eta_r = 2, a = -1, F = (0.5, 3): (2 - 1) / 3 and (2 - 6) / 8.
     objective = Objective(
-        lambda p, model_state, batch, key: (((p["t"] - 1) ** 2).sum(), model_state), ONE.log_prob_fn
+        lambda p, model_state, batch, key: (((p["t"] - 1) ** 2).sum(), model_state), ONE.log_probs_fn
     )
     anchor = Anchor({"t": -jnp.ones(2)}, {"t": jnp.array([0.5, 3.0])})
     chosen = settings(eta_r=2.0, momentum=momentum, num_steps=1000, learning_rate=0.05)
@@ -177,7 +177,7 @@ def test_steps_that_are_not_finite_leave_no_trace():
 
 def test_learning_rate_after_a_skipped_step(x64):
     # The loss is t * x and the second x is not finite. Without momentum, t falls by rate * x exactly.
-    objective = Objective(lambda p, s, batch, key: (p["t"] * batch, s), ONE.log_prob_fn)
+    objective = Objective(lambda p, s, batch, key: (p["t"] * batch, s), ONE.log_probs_fn)
     data = jnp.array([1.0, jnp.inf, 1.0])
     state, metrics = run(objective, settings(), {"t": jnp.float64(2)}, data, 3, draw=by_step)
     assert [bool(m.applied) for m in metrics] == [True, False, True]
@@ -186,7 +186,7 @@ def test_learning_rate_after_a_skipped_step(x64):
 
 
 def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
-    objective = Objective(lambda p, s, batch, key: (jnp.sqrt(p["t"]), s), ONE.log_prob_fn)
+    objective = Objective(lambda p, s, batch, key: (jnp.sqrt(p["t"]), s), ONE.log_probs_fn)
     state, [metrics] = run(objective, settings(), {"t": jnp.zeros(())}, jnp.zeros(1), 1)
     assert jnp.isfinite(metrics.loss)
     assert not metrics.applied
@@ -198,7 +198,7 @@ def test_every_setting_changes_the_result():
     params, examples = {"t": jnp.array([1.0, -2.0])}, jnp.array([[1.0, 0.5], [2.0, -1.0], [0.3, 2.0]])
     objective = Objective(
         lambda p, s, batch, key: ((p["t"] ** 2 * jnp.array([1.0, 3.0])).sum(), s),
-        lambda p, s, example: jnp.sin(p["t"]) @ example,
+        lambda p, s, batch: batch @ jnp.sin(p["t"]),
     )
     anchor = Anchor({"t": jnp.ones(2)}, {"t": jnp.ones(2)})
     changes = [{}, {"eta_f": 0.1}, {"eta_r": 0.1}, {"radius": 0.1}, {"radius": 0.1, "adaptive": True}]
@@ -256,7 +256,9 @@ def test_a_run_that_stops_and_starts_again_is_the_same_run():
 
 
 def test_every_step_has_its_own_key():
-    objective = Objective(lambda p, s, batch, key: (jax.random.uniform(key) + 0 * p["t"], s), ONE.log_prob_fn)
+    objective = Objective(
+        lambda p, s, batch, key: (jax.random.uniform(key) + 0 * p["t"], s), ONE.log_probs_fn
+    )
     losses = [float(m.loss) for m in run(objective, settings(), {"t": jnp.ones(())}, jnp.zeros(1), 4)[1]]
     assert len(set(losses)) == 4
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracles import assert_trees_close, mlp
+from oracles import assert_trees_close, mlp, over_batch
 
 from fip_jax import purify, sam
 from fip_jax.objective import Objective, Settings
@@ -66,7 +66,7 @@ def test_ft_sam_equals_optax():
     settings = Settings(learning_rate=rate, num_steps=10, momentum=0.0, radius=radius)
     objective = Objective(
         lambda p, model_state, data, key: (loss_fn(p, data), model_state),
-        lambda p, model_state, example: log_prob_fn(p, example),
+        lambda p, model_state, batch: over_batch(log_prob_fn)(p, batch),
     )
     step = purify.make_step(objective, settings, lambda key, step, data: data)
     state = purify.init_state(settings, params, {}, jax.random.key(0))

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from oracles import assert_trees_close, conv_net, dense_fisher
+from oracles import assert_trees_close, conv_net, dense_fisher, make_log_prob_fn
 
 from fip_jax import fisher
-from fip_jax.network import make_log_prob_fn
 from fip_jax.smoothness import Smoothness, chunks, mean_over_chunks
 
 RTOL = 1e-9

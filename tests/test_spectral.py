@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from oracles import assert_trees_close, assert_trees_equal, conv_net
+from oracles import assert_trees_close, assert_trees_equal, conv_net, make_log_prob_fn
 
 from fip_jax import fisher, purify, spectral
 from fip_jax.models import MODELS, create_model
-from fip_jax.network import make_log_prob_fn, make_objective, split_module
+from fip_jax.network import make_objective, split_module
 from fip_jax.objective import Settings
 
 RTOL = 1e-9

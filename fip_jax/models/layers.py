@@ -4,6 +4,7 @@ The path of every layer in a module is its path in PyTorch's state dict, so that
 state_dict.py` translates paths and layouts by rule. An `nnx.Dict` with the indices as keys stands for a Sequential.
 """
 
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -15,6 +16,16 @@ def conv(a: int, b: int, size: int, stride: int = 1, *, bias: bool = False, rngs
 def norm(features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
     """BatchNorm with PyTorch's defaults: its momentum 0.1 is Flax's 0.9."""
     return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+
+def max_pool(x):
+    """Maximum over squares of 2x2, `[N, H // 2, W // 2, C]` of `[N, H, W, C]`.
+
+    By slices: the gradient of `nnx.max_pool` scatters, which takes XLA twenty times as long on a CPU.
+    """
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    left, right = (jnp.maximum(x[:, :height:2, i:width:2], x[:, 1:height:2, i:width:2]) for i in (0, 1))
+    return jnp.maximum(left, right)
 
 
 def flatten_channels_first(x):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fip_jax.errors import UserError
-from fip_jax.models.layers import conv, flatten_channels_first, norm
+from fip_jax.models.layers import conv, flatten_channels_first, max_pool, norm
 
 # Channels as multiples of the first stage's; None is a 2x2 max pooling.
 _PLAN = (1, 1, None, 2, 2, None, 4, 4, 4, 4, None, 8, 8, 8, 8, None, 8, 8, 8, 8, None)
@@ -65,7 +65,7 @@ class Vgg19Bn(nnx.Module):
         index = 0
         for multiple in _PLAN:
             if multiple is None:
-                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
                 index += 1
             else:
                 x = nnx.relu(self.features[str(index + 1)](self.features[str(index)](x)))
