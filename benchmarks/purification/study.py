@@ -5,11 +5,14 @@
 
 A row that is in the CSV already is not run again, so that a killed study goes on with the same command. Victims that
 are missing are trained first. ACC, ASR and RA are over all test images; seconds are those of the purification without
-compiling.
+compiling, and mean something only where nothing else ran beside. Two processes share a table with --share=0/2 and
+--share=1/2, each with a CSV of its own, once the victims are there.
 """
 
 import argparse
 import csv
+import functools
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -62,10 +65,7 @@ def configure(run: Run, places: models.Places) -> ConfigDict:
 def measure(run: Run, places: models.Places) -> dict[str, Any]:
     """One purification, judged before and after."""
     config = configure(run, places)
-    victim = suspect.load(config)
-    material = prepare(config, victim.num_classes)
-    predict = make_predict(victim.network)
-    before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
+    victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
     lap = Lap()
     penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
@@ -82,6 +82,17 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
         "skipped": int(state.num_skipped),
         "seconds": round(spent["total"] - spent["compile"], 1),
     }
+
+
+@functools.lru_cache(maxsize=1)
+def at_hand(model: str, clean: float, seed: int, places: models.Places) -> Any:
+    """What the methods of a model share: (suspect, material, predict, rates before)."""
+    config = configure(Run(model, "ft", clean=clean, seed=seed), places)
+    victim = suspect.load(config)
+    material = prepare(config, victim.num_classes)
+    predict = make_predict(victim.network)
+    before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
+    return victim, material, predict, before
 
 
 def key_of(run: Run) -> dict[str, str]:
@@ -125,16 +136,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--table", choices=sorted(TABLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
+    parser.add_argument("--share", default="0/1", help="I/N: of every N runs the one with index I")
     for place in models.Places._fields:
         parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     compiled.keep()
     places = models.Places(*(getattr(arguments, name).absolute() for name in models.Places._fields))
-    runs = pending(TABLES[arguments.table](), arguments.out)
+    share, shares = map(int, arguments.share.split("/"))
+    runs = pending(itertools.islice(TABLES[arguments.table](), share, None, shares), arguments.out)
     for name in dict.fromkeys(run.model for run in runs):
         if name in models.TRAINED and not Path(models.config_of(name, places).victim.checkpoint).exists():
             models.train(name, places)
-    for index, run in enumerate(runs):
+    for count, run in enumerate(runs, 1):
         try:
             row = measure(run, places)
         except UserError as error:
@@ -142,7 +155,7 @@ def main() -> None:
             continue
         append(arguments.out, row)
         console.print(
-            f"{index + 1}/{len(runs)} {run.model} {run.method} {dict(run.settings)} clean {run.clean} seed {run.seed}: "
+            f"{count}/{len(runs)} {run.model} {run.method} {dict(run.settings)} clean {run.clean} seed {run.seed}: "
             f"ACC {row['acc_before']:.3f} -> {row['acc_after']:.3f}, ASR {row['asr_before']:.3f} -> "
             f"{row['asr_after']:.3f}, RA {row['ra_after']:.3f}, {row['seconds']} s",
             markup=False,

@@ -117,8 +117,8 @@ def _seconds(rows: list[Row]) -> list[float]:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("csv", type=Path)
-    rows = read(parser.parse_args().csv)
+    parser.add_argument("csv", type=Path, nargs="+", help="one, or the shares of a table")
+    rows = [row for path in parser.parse_args().csv for row in read(path)]
     print("\n".join(over_networks(rows) + by_network(rows)))
 
 

@@ -37,19 +37,26 @@ TUNED_ON = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11"
 
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on."""
-    grid: list[tuple[str, Settings]] = []
-    for rate in (0.025, 0.05, 0.1):
-        grid.append(("ft", settings(ft__learning_rate=rate)))
-        grid.append(("ft_sam", settings(ft_sam__learning_rate=rate)))
-    for rate in (0.025, 0.05):
-        for radius in (0.0, 1.0):
-            for eta_f in (0.0, 1e-3):
-                changes = {"learning_rate": rate, "radius": radius, "eta_f": eta_f}
-                grid.append(("fip", settings(**{f"fip__{key}": value for key, value in changes.items()})))
-    for rate in (0.03, 0.1, 0.3):
+    grid: list[tuple[str, Settings]] = [("ft", settings(ft__learning_rate=rate)) for rate in (0.05, 0.1)]
+    grid += [("ft", settings(ft__learning_rate=0.05, steps=400))]
+    for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3)):
+        grid.append(("ft_sam", settings(ft_sam__learning_rate=rate, ft_sam__radius=radius)))
+    for changes in (
+        {},
+        {"trace_limit": 0.3},
+        {"eta_r": 5.0},
+        {"true_fisher": True},
+        {"eta_f": 0.0},
+        {"retain": 0.0},
+        {"retain": 0.0, "eta_r": 20.0, "trace_limit": 0.3},
+        {"radius": 0.3},
+    ):
+        grid.append(("fip", settings(**{f"fip__{key}": value for key, value in changes.items()})))
+    for rate in (0.1, 0.3, 1.0):
         grid.append(("fast_fip", settings(fast_fip__learning_rate=rate)))
-    for method, changed in grid:
-        for model in TUNED_ON:
+    grid += [("fip_noise", settings(fip__eta_f=value)) for value in (1e-3, 1e-1)]
+    for model in reversed(TUNED_ON):
+        for method, changed in grid:
             yield Run(model, method, changed)
 
 
