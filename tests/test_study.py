@@ -1,11 +1,11 @@
 """The study: rows that are there are not run again, torn rows are, and the official code's term is what it is."""
 
-from pathlib import functools
+import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import Path
 import pytest
 from jax.flatten_util import ravel_pytree
 from oracles import conv_net
