@@ -15,10 +15,6 @@ def get_config():
     config.model.width = 16
     config.clean.fraction = 0.05
     config.victim.epochs = 5
-    config.defense.steps = 350
-    config.defense.fip.learning_rate = 0.2
-    config.defense.fip.radius = 1.2
-    config.defense.fip.trace_batch_size = 8
     config.smoothness.num_images = 128
     config.report.eval_every = 50
     config.report.eval_images = 500
