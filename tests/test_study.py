@@ -10,8 +10,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from oracles import conv_net
 
-from benchmarks.purification import models, official, study, summary
+from benchmarks.purification import models, official, rows, study, summary
 from benchmarks.purification.tables import TABLES, TUNED_ON, Run, settings
+from fip_jax.evaluate import Rates
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
 
@@ -19,8 +20,8 @@ PLACES = models.Places(Path("/i"), Path("/g"), Path("/d"), Path("/v"))
 
 
 def row(run, **rates):
-    values = dict.fromkeys(study.COLUMNS, 0.5) | {"clean_images": 7, "skipped": 0, "seconds": 1.5}
-    return values | study.key_of(run) | rates
+    names = [f"{name}_{when}" for name in Rates._fields for when in ("before", "after")]
+    return {**study.key_of(run), **dict.fromkeys(names, 0.5), "der": 0.5, "seconds": 1.5, **rates}
 
 
 def test_a_killed_study_goes_on(tmp_path):
@@ -28,17 +29,17 @@ def test_a_killed_study_goes_on(tmp_path):
     runs = [Run("gtsrb/blend", "fip", settings(fip__eta_f=0.1), seed=seed) for seed in range(3)]
     assert study.pending(iter(runs), path) == runs
     for run in runs[:2]:
-        study.append(path, row(run))
+        rows.append(path, row(run))
     assert study.pending(iter(runs), path) == runs[2:]
     whole = path.read_bytes()
     for cut in (1, 5, len(whole.splitlines(keepends=True)[-1]) - 1):
         path.write_bytes(whole[:-cut])
         assert study.pending(iter(runs), path) == runs[1:]
-        study.append(path, row(runs[1]))
+        rows.append(path, row(runs[1]))
         assert path.read_bytes() == whole
     path.write_bytes(whole[:10])  # not even a header
     assert study.pending(iter(runs), path) == runs
-    study.append(path, row(runs[0]))
+    rows.append(path, row(runs[0]))
     assert study.pending(iter(runs), path) == runs[1:]
 
 
@@ -63,6 +64,18 @@ def test_seeds_and_shares():
     assert (trained.seed, trained.defense.seed, trained.defense.name) == (0, 2, "fip")
 
 
+def test_every_curve_of_retuning_has_its_networks():
+    curves = list(retuning.starts())
+    assert len(set(curves)) == len(curves)
+    for start in curves:
+        assert start.model in models.TRAINED
+        assert retuning.NEVER_POISONED[start.model] in models.BENIGN
+        config = study.configure(Run(start.model, "fip", seed=start.seed), PLACES)
+        benign = models.config_of(retuning.NEVER_POISONED[start.model], PLACES)
+        # Both were trained without the same clean images.
+        assert (config.seed, config.clean.fraction) == (benign.seed, benign.clean.fraction)
+
+
 def test_the_official_term(x64):
     network, params, model_state, batch = conv_net(4)
     objective = make_objective(network, batch_statistics=False, dropout=False)
@@ -83,15 +96,15 @@ def test_the_official_term(x64):
 
 
 def test_summary_by_hand():
-    rows = []
+    found = []
     for seed, (der, acc) in enumerate([(0.9, 0.95), (0.8, 0.91)]):
         for model in ("a", "b"):
             rates = {"acc_before": 0.97, "acc_after": acc, "asr_after": 0.02, "ra_after": 0.9, "der": der}
-            rows.append({k: str(v) for k, v in row(Run(model, "fip", seed=seed), **rates).items()})
-    rows.append({k: str(v) for k, v in row(Run("a", "ft")).items()})  # not over all networks: no average
-    lines = summary.over_networks(rows)
+            found.append({k: str(v) for k, v in row(Run(model, "fip", seed=seed), **rates).items()})
+    found.append({k: str(v) for k, v in row(Run("a", "ft")).items()})  # not over all networks: no average
+    lines = summary.over_networks(found)
     # Lost 2 and 6 points, mean 4, deviation sqrt 8; DER mean 0.85, deviation 0.0707.
     assert lines[-1] == "| fip | 2 | 4.0 ± 2.8 | 2.0 ± 0.0 | 3.0 ± 2.8 | 0.850 ± 0.071 | 1.5 ± 0.0 |"
     assert len(lines) == 5
-    table = summary.by_network(rows)
+    table = summary.by_network(found)
     assert "| fip | 2 | 93.0 ± 2.8 | 2.0 ± 0.0 | 90.0 ± 0.0 | 0.850 ± 0.071 | 1.5 ± 0.0 |" in table

@@ -3,6 +3,7 @@
 Each is a config as the command line would make it, so that every row can be repeated by hand.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,17 @@ class Places(NamedTuple):
     gtsrb: Path  # the three official archives
     data: Path  # prepared data sets of TFDS, CIFAR-10 among them
     victims: Path  # networks trained here
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each of the `Places`."""
+    for place in Places._fields:
+        parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
+
+
+def places(arguments: argparse.Namespace) -> Places:
+    """What the flags say."""
+    return Places(*(getattr(arguments, name).absolute() for name in Places._fields))
 
 
 PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -51,11 +63,17 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "signs/blend_12": ("signs", {"seed": 12, "attack.name": "blend"}),
 }
 
+# Never poisoned: what a purified network is held against.
+BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "gtsrb/benign": ("gtsrb", {"attack.name": "none"}),
+    "signs/benign_11": ("signs", {"seed": 11, "attack.name": "none"}),
+}
+
 MODELS = (*PUBLISHED, *TRAINED)
 
 
 def config_of(name: str, places: Places) -> ConfigDict:
-    """The config of a network in `MODELS`, with `victim.checkpoint`; a victim may have yet to be trained."""
+    """The config of a network in `MODELS` or `BENIGN`; what `victim.checkpoint` says may have yet to be trained."""
     if name in PUBLISHED:
         config = _published(*PUBLISHED[name], places)
     else:
@@ -65,7 +83,9 @@ def config_of(name: str, places: Places) -> ConfigDict:
 
 
 def train(name: str, places: Places) -> None:
-    """Trains a victim in `TRAINED`, or goes on with it."""
+    """Trains a network in `TRAINED` or `BENIGN`, or goes on with it."""
+    if Path(config_of(name, places).victim.checkpoint).exists():
+        return
     config = _trained(name, places)
     # Only what the training reads: a victim outlives changes to the defences.
     read = {part: config[part].to_dict() for part in ("dataset", "model", "attack", "victim", "clean")}
@@ -98,7 +118,7 @@ def _published(dataset: str, file: str, attack: dict[str, Any], places: Places) 
 
 
 def _trained(name: str, places: Places) -> ConfigDict:
-    dataset, changes = TRAINED[name]
+    dataset, changes = (TRAINED | BENIGN)[name]
     config = {
         "gtsrb": lambda: gtsrb.get_config("cpu"),
         "cifar10": lambda: cifar10.get_config("cpu"),

@@ -10,38 +10,33 @@ compiling, and mean something only where nothing else ran beside. Two processes 
 """
 
 import argparse
-import csv
 import functools
 import itertools
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks.purification import models, official
+from benchmarks.purification import models, official, rows
 from benchmarks.purification.tables import TABLES, Run
 from fip_jax import compiled, purify, suspect
 from fip_jax.config import check_config
+from fip_jax.data.batches import to_device, to_unit
+from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
-from fip_jax.evaluate import Rates, effectiveness, make_predict, rates
+from fip_jax.evaluate import effectiveness, make_predict, rates
 from fip_jax.material import prepare
 from fip_jax.progress import console
+from fip_jax.smoothness import Smoothness
 from fip_jax.timing import Lap
 
+SHARPNESS = ("lambda_max", "converged", "trace")  # of the Fisher matrix
+SHARPNESS_IMAGES = 128
 KEY = ("model", "method", "settings", "clean", "seed")
-COLUMNS = (
-    *KEY,
-    "clean_images",
-    *(f"{rate}_{when}" for when in ("before", "after") for rate in Rates._fields),
-    "der",
-    "skipped",
-    "seconds",
-)
 
 
 def configure(run: Run, places: models.Places) -> ConfigDict:
@@ -65,7 +60,9 @@ def configure(run: Run, places: models.Places) -> ConfigDict:
 def measure(run: Run, places: models.Places) -> dict[str, Any]:
     """One purification, judged before and after."""
     config = configure(run, places)
-    victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
+    victim, material, predict, before, sharp, sharpness = at_hand(
+        run.model, run.clean, config.seed, run.sharpness, places
+    )
     lap = Lap()
     penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
@@ -81,18 +78,42 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
         "der": round(effectiveness(before, after) or 0.0, 5),
         "skipped": int(state.num_skipped),
         "seconds": round(spent["total"] - spent["compile"], 1),
+        **{f"{name}_before": value for name, value in sharp.items()},
+        **{f"{name}_after": value for name, value in sharpness(state).items()},
     }
 
 
 @functools.lru_cache(maxsize=1)
-def at_hand(model: str, clean: float, seed: int, places: models.Places) -> Any:
-    """What the methods of a model share: (suspect, material, predict, rates before)."""
+def at_hand(model: str, clean: float, seed: int, sharpness: bool, places: models.Places) -> Any:
+    """What the methods of a model share: (suspect, material, predict, rates, sharpness, what measures it)."""
     config = configure(Run(model, "ft", clean=clean, seed=seed), places)
     victim = suspect.load(config)
     material = prepare(config, victim.num_classes)
     predict = make_predict(victim.network)
     before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
-    return victim, material, predict, before
+    measure = (
+        sharpness_over(config, victim, material.test) if sharpness else lambda _: dict.fromkeys(SHARPNESS)
+    )
+    return victim, material, predict, before, measure(victim), measure
+
+
+def sharpness_over(
+    config: ConfigDict, victim: suspect.Suspect, test: Split
+) -> Callable[[Any], dict[str, Any]]:
+    """A function that measures a network of the victim's kind over `SHARPNESS_IMAGES` test images."""
+    some = to_device(test.images[:SHARPNESS_IMAGES], test.labels[:SHARPNESS_IMAGES])
+    smoothness = Smoothness(
+        victim.network, some | {"image": to_unit(some["image"])}, config.smoothness.chunk_size
+    )
+
+    def measure(network: Any) -> dict[str, Any]:
+        top = smoothness.top_eigenvalues(
+            network.params, network.model_state, jax.random.key(0), tolerance=0.01, max_iterations=50
+        )
+        trace = smoothness.trace(network.params, network.model_state)
+        return dict(zip(SHARPNESS, (float(top.values[0]), top.converged, trace), strict=True))
+
+    return measure
 
 
 def key_of(run: Run) -> dict[str, str]:
@@ -101,33 +122,9 @@ def key_of(run: Run) -> dict[str, str]:
     return {name: str(value) for name, value in zip(KEY, values, strict=True)}
 
 
-def done(path: Path) -> set[tuple[str, ...]]:
-    """The keys of the rows that are there. A last line without an end, which a killed study may leave, is cut off."""
-    if not path.exists():
-        return set()
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
-    with path.open(newline="") as file:
-        return {tuple(row[name] for name in KEY) for row in csv.DictReader(file)}
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Adds a row, on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists() or not path.stat().st_size
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def pending(runs: Iterator[Run], path: Path) -> list[Run]:
     """The runs of a table that have no row yet."""
-    finished = done(path)
+    finished = rows.done(path, KEY)
     return [run for run in runs if tuple(key_of(run).values()) not in finished]
 
 
@@ -137,15 +134,14 @@ def main() -> None:
     parser.add_argument("--table", choices=sorted(TABLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
     parser.add_argument("--share", default="0/1", help="I/N: of every N runs the one with index I")
-    for place in models.Places._fields:
-        parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
+    models.add_places(parser)
     arguments = parser.parse_args()
     compiled.keep()
-    places = models.Places(*(getattr(arguments, name).absolute() for name in models.Places._fields))
+    places = models.places(arguments)
     share, shares = map(int, arguments.share.split("/"))
     runs = pending(itertools.islice(TABLES[arguments.table](), share, None, shares), arguments.out)
     for name in dict.fromkeys(run.model for run in runs):
-        if name in models.TRAINED and not Path(models.config_of(name, places).victim.checkpoint).exists():
+        if name in models.TRAINED:
             models.train(name, places)
     for count, run in enumerate(runs, 1):
         try:
@@ -153,7 +149,7 @@ def main() -> None:
         except UserError as error:
             console.print(f"{run.model} {run.method}: {error}", markup=False)
             continue
-        append(arguments.out, row)
+        rows.append(arguments.out, row)
         console.print(
             f"{count}/{len(runs)} {run.model} {run.method} {dict(run.settings)} clean {run.clean} seed {run.seed}: "
             f"ACC {row['acc_before']:.3f} -> {row['acc_after']:.3f}, ASR {row['asr_before']:.3f} -> "

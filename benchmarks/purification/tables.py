@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from benchmarks.purification.models import MODELS
+from benchmarks.purification.models import MODELS, PUBLISHED
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -17,6 +17,7 @@ class Run(NamedTuple):
       settings: changes to the config, by flattened key.
       clean: clean images as a multiple of the config's, which is 1 % of the training set.
       seed: see `study.configure`.
+      sharpness: whether the top eigenvalue and the trace of the Fisher matrix are measured too, over test images.
     """
 
     model: str
@@ -24,6 +25,7 @@ class Run(NamedTuple):
     settings: Settings = ()
     clean: float = 1.0
     seed: int = 0
+    sharpness: bool = False
 
 
 def settings(**values: Any) -> Settings:
@@ -65,7 +67,46 @@ def main() -> Iterator[Run]:
     for seed in range(3):
         for model in MODELS:
             for method in ("ft", "ft_sam", "fip", "fast_fip", "fip_noise"):
-                yield Run(model, method, seed=seed)
+                yield Run(model, method, seed=seed, sharpness=seed == 0)
 
 
-TABLES: dict[str, Callable[[], Iterator[Run]]] = {"main": main, "tune": tune}
+def curve() -> Iterator[Run]:
+    """ACC and ASR over the number of clean images, on published networks: a victim's held-out images are fixed."""
+    for model in PUBLISHED:
+        for clean in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0):
+            for method in ("ft", "ft_sam", "fip"):
+                yield Run(model, method, clean=clean)
+
+
+# Each is changed alone; the default is a run of its own.
+ABLATED: dict[str, tuple[Any, ...]] = {
+    "fip__eta_f": (0.0, 1e-4, 1e-2),
+    "fip__trace_limit": (0.03, 0.3, 1.0),
+    "fip__eta_r": (1.0, 5.0, 20.0),
+    "fip__radius": (0.1, 0.3, 1.0),
+    "fip__learning_rate": (0.0125, 0.025, 0.1),
+    "fip__retain": (0.0, 0.5, 1.0),
+    "fip__retain_from": (0.0, 0.15, 0.5),
+    "fip__true_fisher": (True,),
+    "fip__num_probes": (0, 4),
+    "batch_statistics": (False,),
+    "steps": (100, 400),
+}
+ABLATED_ON = ("ibau/gtsrb_badnets", "ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "gtsrb/blend")
+
+
+def ablation() -> Iterator[Run]:
+    """FIP with one setting changed at a time."""
+    for model in ABLATED_ON:
+        yield Run(model, "fip")
+        for key, values in ABLATED.items():
+            for value in values:
+                yield Run(model, "fip", settings(**{key: value}))
+
+
+TABLES: dict[str, Callable[[], Iterator[Run]]] = {
+    "ablation": ablation,
+    "curve": curve,
+    "main": main,
+    "tune": tune,
+}
