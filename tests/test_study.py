@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from oracles import conv_net
 
-from benchmarks.purification import models, official, rows, study, summary
+from benchmarks.purification import models, official, retuning, rows, study, summary
 from benchmarks.purification.tables import TABLES, TUNED_ON, Run, settings
 from fip_jax.evaluate import Rates
 from fip_jax.network import make_objective
