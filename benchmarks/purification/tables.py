@@ -49,6 +49,8 @@ def tune() -> Iterator[Run]:
         {"eta_r": 5.0},
         {"true_fisher": True},
         {"eta_f": 0.0},
+        {"retain": 0.5},
+        {"retain_from": 0.5},
         {"retain": 0.0},
         {"retain": 0.0, "eta_r": 20.0, "trace_limit": 0.3},
         {"radius": 0.3},
@@ -56,8 +58,8 @@ def tune() -> Iterator[Run]:
         grid.append(("fip", settings(**{f"fip__{key}": value for key, value in changes.items()})))
     for rate in (0.1, 0.3, 1.0):
         grid.append(("fast_fip", settings(fast_fip__learning_rate=rate)))
-    grid += [("fip_noise", settings(fip__eta_f=value)) for value in (1e-3, 1e-1)]
-    for model in reversed(TUNED_ON):
+    grid += [("fip_noise", settings(fip__eta_f=value)) for value in (1e-2, 1.0)]
+    for model in TUNED_ON:
         for method, changed in grid:
             yield Run(model, method, changed)
 
