@@ -83,7 +83,7 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def at_hand(model: str, clean: float, seed: int, sharpness: bool, places: models.Places) -> Any:
     """What the methods of a model share: (suspect, material, predict, rates, sharpness, what measures it)."""
     config = configure(Run(model, "ft", clean=clean, seed=seed), places)

@@ -39,28 +39,29 @@ TUNED_ON = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11"
 
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on."""
-    grid: list[tuple[str, Settings]] = [("ft", settings(ft__learning_rate=rate)) for rate in (0.05, 0.1)]
-    grid += [("ft", settings(ft__learning_rate=0.05, steps=400))]
-    for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3)):
-        grid.append(("ft_sam", settings(ft_sam__learning_rate=rate, ft_sam__radius=radius)))
+    grid: list[tuple[str, Settings]] = [
+        ("fip", settings(fip__learning_rate=rate, fip__trace_limit=limit))
+        for rate, limit in ((0.1, 0.3), (0.1, 0.0), (0.07, 0.3), (0.05, 0.3), (0.05, 0.1), (0.05, 0.0))
+    ]
     for changes in (
-        {},
-        {"trace_limit": 0.3},
-        {"eta_r": 5.0},
-        {"true_fisher": True},
-        {"eta_f": 0.0},
-        {"retain": 0.5},
         {"retain_from": 0.5},
-        {"retain": 0.0},
-        {"retain": 0.0, "eta_r": 20.0, "trace_limit": 0.3},
+        {"retain": 0.5},
+        {"eta_r": 5.0},
         {"radius": 0.3},
+        {"true_fisher": True},
+        {"retain": 0.0, "eta_r": 20.0},
     ):
-        grid.append(("fip", settings(**{f"fip__{key}": value for key, value in changes.items()})))
-    for rate in (0.1, 0.3, 1.0):
-        grid.append(("fast_fip", settings(fast_fip__learning_rate=rate)))
+        common = {"learning_rate": 0.1, "trace_limit": 0.3}
+        grid.append(("fip", settings(**{f"fip__{key}": value for key, value in (common | changes).items()})))
+    grid += [("ft", settings(ft__learning_rate=rate)) for rate in (0.05, 0.1)]
+    grid += [
+        ("ft_sam", settings(ft_sam__learning_rate=rate, ft_sam__radius=radius))
+        for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3))
+    ]
+    grid += [("fast_fip", settings(fast_fip__learning_rate=rate)) for rate in (0.1, 0.3, 0.5)]
     grid += [("fip_noise", settings(fip__eta_f=value)) for value in (1e-2, 1.0)]
-    for model in TUNED_ON:
-        for method, changed in grid:
+    for method, changed in grid:
+        for model in TUNED_ON:
             yield Run(model, method, changed)
 
 
