@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks.purification.tables import TUNED_ON
+
 Row = dict[str, str]
 HEAD = "| runs | ACC | ASR | RA | DER | seconds |"
 
@@ -42,7 +44,7 @@ def percent(rows: list[Row], column: str) -> list[float]:
     return [100 * float(row[column]) for row in rows]
 
 
-def over_networks(rows: list[Row]) -> list[str]:
+def over_networks(rows: list[Row], title: str = "all networks") -> list[str]:
     """A line for each method and setting: averages over the networks, which all have to be there."""
     names = list(grouped(rows, lambda row: row["model"]))
     lines = []
@@ -59,7 +61,7 @@ def over_networks(rows: list[Row]) -> list[str]:
             ]
             lines.append((statistics.fmean(columns[3]), setting, len(complete), columns))
     head = [
-        f"Averages over {len(names)} networks, best DER first:",
+        f"**{title}** ({len(names)}), averages, best DER first:",
         "",
         "| method and settings | seeds | ACC lost | ASR | ACC - RA | DER | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -119,7 +121,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("csv", type=Path, nargs="+", help="one, or the shares of a table")
     rows = [row for path in parser.parse_args().csv for row in read(path)]
-    print("\n".join(over_networks(rows) + by_network(rows)))
+    parts = {
+        "all networks": rows,
+        "networks that the settings were chosen on": [row for row in rows if row["model"] in TUNED_ON],
+        "the other networks": [row for row in rows if row["model"] not in TUNED_ON],
+    }
+    for title, part in parts.items():
+        if part:
+            print("\n".join(over_networks(part, title)) + "\n")
+    print("\n".join(by_network(rows)))
 
 
 if __name__ == "__main__":
