@@ -1,15 +1,17 @@
-"""How sharp a network's minimum is: the top eigenvalue and the trace of its Fisher matrix."""
+"""How sharp a network's minimum is: products, eigenvalues, traces and spectra of its Fisher matrix and its Hessian."""
 
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-from fip_jax import convolution, eigen, fisher
+from fip_jax import convolution, eigen, fisher, hessian, spectrum
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example
+
+Matrix = Literal["fisher", "hessian"]
 
 
 def chunks(batch: PyTree, chunk_size: int) -> Iterator[PyTree]:
@@ -36,7 +38,9 @@ def mean_over_chunks(fn: Any, batch: PyTree, chunk_size: int) -> PyTree:
 
 
 class Smoothness:
-    """The Fisher matrix of a network over given examples, with its compiled parts.
+    """The Fisher matrix and the Hessian of a network over given examples, with their compiled parts.
+
+    The Hessian is that of the mean cross-entropy, with the running BatchNorm statistics.
 
     Args:
       network: the network.
@@ -47,35 +51,72 @@ class Smoothness:
     def __init__(self, network: Network | FunctionNetwork, batch: PyTree, chunk_size: int):
         self._batch, self._chunk_size = batch, chunk_size
         for_gradients = network.with_convolution(convolution.for_per_example_gradients())
+        for_batches = make_log_probs_fn(network.with_convolution(convolution.for_batches()))
 
         @functools.partial(jax.jit, static_argnums=0)
-        def jitted(quantity, params, model_state, chunk, *rest):
-            chosen = network if quantity is fisher.product else for_gradients
-            log_probs_fn = make_log_probs_fn(chosen)
+        def of_examples(quantity, params, model_state, chunk, *rest):
+            log_probs_fn = make_log_probs_fn(network if quantity is fisher.product else for_gradients)
             of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
             return quantity(of_one, params, chunk, *rest)
 
-        self._jitted = jitted
+        @functools.partial(jax.jit, static_argnums=0)
+        def of_loss(quantity, params, model_state, chunk, *rest):
+            return quantity(lambda p, batch: -for_batches(p, model_state, batch).mean(), params, chunk, *rest)
 
-    def _mean(self, quantity: Any, params: PyTree, model_state: PyTree, *rest: PyTree) -> PyTree:
+        self._of_examples, self._of_loss = of_examples, of_loss
+
+    def _mean(self, jitted: Any, *arguments: Any) -> PyTree:
+        quantity, params, model_state, *rest = arguments
         return mean_over_chunks(
-            lambda chunk: self._jitted(quantity, params, model_state, chunk, *rest),
-            self._batch,
-            self._chunk_size,
+            lambda chunk: jitted(quantity, params, model_state, chunk, *rest), self._batch, self._chunk_size
         )
 
+    def loss(self, params: PyTree, model_state: PyTree) -> float:
+        """Mean cross-entropy."""
+        return float(self._mean(self._of_loss, _value, params, model_state))
+
     def trace(self, params: PyTree, model_state: PyTree) -> float:
-        """Exact trace (a mean over the examples)."""
-        return float(self._mean(fisher.trace, params, model_state))
+        """Exact trace of the Fisher matrix (a mean over the examples)."""
+        return float(self._mean(self._of_examples, fisher.trace, params, model_state))
 
     def diagonal(self, params: PyTree, model_state: PyTree) -> PyTree:
-        """Diagonal, a pytree like `params`."""
-        return self._mean(fisher.diagonal, params, model_state)
+        """Diagonal of the Fisher matrix, a pytree like `params`."""
+        return self._mean(self._of_examples, fisher.diagonal, params, model_state)
+
+    def product(
+        self, params: PyTree, model_state: PyTree, vector: PyTree, matrix: Matrix = "fisher"
+    ) -> PyTree:
+        """Matrix-vector product, a pytree like `params`."""
+        if matrix == "fisher":
+            return self._mean(self._of_examples, fisher.product, params, model_state, vector)
+        return self._mean(self._of_loss, hessian.product, params, model_state, vector)
 
     def top_eigenvalues(
-        self, params: PyTree, model_state: PyTree, key: jax.Array, **options: Any
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        key: jax.Array,
+        matrix: Matrix = "fisher",
+        **options: Any,
     ) -> eigen.EigenPairs:
         """Leading eigenpairs; `options` as of `eigen.power_iteration`."""
         return eigen.power_iteration(
-            lambda vector: self._mean(fisher.product, params, model_state, vector), params, key, **options
+            lambda vector: self.product(params, model_state, vector, matrix), params, key, **options
         )
+
+    def density(
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        key: jax.Array,
+        matrix: Matrix = "hessian",
+        **options: Any,
+    ) -> spectrum.Density:
+        """Spectral density; `options` as of `spectrum.density`."""
+        return spectrum.density(
+            lambda vector: self.product(params, model_state, vector, matrix), params, key, **options
+        )
+
+
+def _value(loss_fn: Any, params: PyTree, batch: PyTree) -> jax.Array:
+    return loss_fn(params, batch)

@@ -79,6 +79,31 @@ def test_top_eigenvalues_are_those_of_the_matrix(case):
     np.testing.assert_allclose(found.values, expected, rtol=1e-7)
 
 
+def test_hessian_in_parts_equals_the_dense_one(case):
+    network, params, model_state, batch, log_prob_fn = case
+    flat, unravel = ravel_pytree(params)
+
+    def loss(theta):
+        return -jax.vmap(log_prob_fn, in_axes=(None, 0))(unravel(theta), batch).mean()
+
+    dense = np.asarray(jax.jit(jax.hessian(loss))(flat))
+    smoothness = Smoothness(network, batch, 3)
+    np.testing.assert_allclose(smoothness.loss(params, model_state), loss(flat), rtol=RTOL)
+    vector = np.random.default_rng(0).normal(size=flat.size)
+    found = smoothness.product(params, model_state, unravel(jnp.asarray(vector)), "hessian")
+    expected = dense @ vector
+    np.testing.assert_allclose(ravel_pytree(found)[0], expected, rtol=1e-8, atol=1e-8 * abs(expected).max())
+    eigenvalues = np.linalg.eigvalsh(dense)
+    largest = eigenvalues[np.abs(eigenvalues).argmax()]
+    top = smoothness.top_eigenvalues(
+        params, model_state, jax.random.key(0), "hessian", tolerance=1e-6, max_iterations=300
+    )
+    np.testing.assert_allclose(top.values[0], largest, rtol=1e-6)
+    density = smoothness.density(params, model_state, jax.random.key(0), num_steps=12, num_probes=1)
+    np.testing.assert_allclose(density.nodes.max(), eigenvalues[-1], rtol=1e-3)
+    assert density.size == flat.size
+
+
 def test_parameters_and_statistics_are_arguments(case):
     # One compiled function for the network before and after its purification.
     network, params, model_state, batch, _ = case
