@@ -17,6 +17,7 @@ METHODS = ("fast_fip", "fip", "ft", "ft_sam")
 def default_config() -> ConfigDict:
     """The settings that hold where a config file says nothing."""
     config = ConfigDict()
+    config.mode = "purify"  # or inspect: no purification, but all about the smoothness of the network
     config.seed = 0  # of everything random: data splits, trigger, weights, batches, probes
 
     config.dataset = ConfigDict()  # read by material.py and data/
@@ -97,11 +98,16 @@ def default_config() -> ConfigDict:
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.3, "num_probes": 0, "adaptive": False})
 
-    config.smoothness = ConfigDict()  # read by experiment.py and smoothness.py
+    config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
     config.smoothness.tolerance = 0.01  # residual of the top eigenvalue, relative
     config.smoothness.max_iterations = 50
     config.smoothness.chunk_size = 64  # examples whose gradients are held at once
+    config.smoothness.num_pairs = 3  # eigenvalues; this and what follows in the mode inspect alone
+    config.smoothness.density_steps = 50  # of Lanczos, a probe
+    config.smoothness.density_probes = 2
+    config.smoothness.slice_reach = 1.0  # distance that the loss is drawn to, along the top eigenvectors
+    config.smoothness.slice_points = 11  # a side of the square
 
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
@@ -122,6 +128,11 @@ _POSITIVE = (
     "smoothness.tolerance",
     "smoothness.max_iterations",
     "smoothness.chunk_size",
+    "smoothness.num_pairs",
+    "smoothness.density_steps",
+    "smoothness.density_probes",
+    "smoothness.slice_reach",
+    "smoothness.slice_points",
     "report.eval_every",
     "report.eval_images",
 )
@@ -147,6 +158,7 @@ def check_config(config: ConfigDict) -> None:
     """
     _expect_one_of(config, "model.name", sorted(MODELS))
     _expect_one_of(config, "attack.name", ["none", *sorted(ATTACKS)])
+    _expect_one_of(config, "mode", ("inspect", "purify"))
     _expect_one_of(config, "dataset.crop", CROPS)
     _expect_one_of(config, "clean.source", ("train", "test"))
     _expect_one_of(config, "defense.name", METHODS)

@@ -1,6 +1,5 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
-import math
 import os
 import platform
 from importlib.metadata import version
@@ -8,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
+from fip_jax.analysis import Analysis
 from fip_jax.config import check_config
-from fip_jax.data.batches import to_device, to_unit
 from fip_jax.defend import purify_suspect
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
+from fip_jax.phase import Measure
 from fip_jax.progress import console
 from fip_jax.report import figures, text
-from fip_jax.smoothness import Smoothness
 from fip_jax.suspect import Suspect, train
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -87,37 +85,59 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
         victim = train(config, fresh, material.training, workdir, measure)
     elif fresh.foreign is not None:
         _check_unchanged(fresh.foreign, workdir)
-    console.print("inspect the suspicious network")
+    analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _rates(predict, victim, material))
-    looked_at = material.test.take(np.arange(len(material.test.labels))[: config.smoothness.num_images])
-    data = to_device(looked_at.images, looked_at.labels)
-    smoothness = Smoothness(
-        fresh.network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size
-    )
-    smooth_before = workdir.once("smoothness_before", lambda: _inspect(config, smoothness, victim))
+    summary = _begun_summary(config, material, victim, before)
+    if config.mode == "inspect":
+        summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
+        figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
+    else:
+        summary |= _purify(config, workdir, material, victim, before, measure, analysis)
+    summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
+    write_json(workdir.path / "summary.json", summary)
+    text.print_summary(summary, workdir.path)
+    return summary
 
+
+def _purify(
+    config: ConfigDict,
+    workdir: Workdir,
+    material: Material,
+    victim: Suspect,
+    before: dict[str, Any],
+    measure: Measure,
+    analysis: Analysis,
+) -> dict[str, Any]:
+    console.print("inspect the suspicious network")
+    smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
     purified = purify_suspect(config, victim, material.clean, workdir, measure)
     console.print("inspect the purified network")
+    predict = make_predict(purified.suspect.network)
     after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
-    smooth_after = workdir.once("smoothness_after", lambda: _inspect(config, smoothness, purified.suspect))
+    smooth_after = workdir.once("smoothness_after", lambda: analysis.brief(purified.suspect))
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
-    summary = {
-        "victim": before,
+    return {
         "purified": {**after, "der": effectiveness(Rates(**before), Rates(**after))},
         "smoothness": {"before": smooth_before, "after": smooth_after},
-        "seconds": {**workdir.seconds(), "purify": purified.seconds},
-        "clean_images": len(material.clean.labels),
+        "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
-        "attack": _attack(config, victim),
         "defense": config.defense.name,
+    }
+
+
+def _begun_summary(
+    config: ConfigDict, material: Material, victim: Suspect, before: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "mode": config.mode,
+        "victim": before,
+        "clean_images": len(material.clean.labels),
+        "attack": _attack(config, victim),
         "seed": config.seed,
         "versions": _versions(),
         "hardware": _hardware(),
     }
-    write_json(workdir.path / "summary.json", summary)
-    text.print_summary(summary, workdir.path)
-    return summary
 
 
 def _check_unchanged(source: Foreign, workdir: Workdir) -> None:
@@ -138,32 +158,6 @@ def _rates(
 def _attack(config: ConfigDict, victim: Suspect) -> str:
     delivered = victim.backdoorbench and victim.backdoorbench.attack
     return delivered if delivered and config.attack.name == "none" else config.attack.name
-
-
-def _inspect(config: ConfigDict, smoothness: Smoothness, network: Suspect) -> dict[str, Any]:
-    """Top eigenvalue and trace of the Fisher matrix, null where they are not finite.
-
-    Over test images: over the clean ones both would fall in any fine-tuning, because a network's gradients
-    vanish on images that it was trained on.
-    """
-    top = smoothness.top_eigenvalues(
-        network.params,
-        network.model_state,
-        jax.random.fold_in(jax.random.key(config.seed), 30),
-        tolerance=config.smoothness.tolerance,
-        max_iterations=config.smoothness.max_iterations,
-    )
-    return {
-        "lambda_max_fisher": _finite(top.values[0]),
-        "lambda_max_residual": _finite(top.residuals[0]),
-        "lambda_max_iterations": top.num_iterations,
-        "lambda_max_converged": top.converged,
-        "trace_fisher": _finite(smoothness.trace(network.params, network.model_state)),
-    }
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fip_jax.evaluate import Predict
 from fip_jax.material import Material
+from fip_jax.report import spectra
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
@@ -44,6 +45,20 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
         del panels["trace"]
     _save(draw_curves(rows, "Purification", panels), folder / "purification.png")
     _save(draw_examples(material, networks, predict), folder / "examples.png")
+
+
+def draw_inspection(
+    workdir: Path, material: Material, network: Suspect, predict: Predict, found: dict[str, Any]
+) -> None:
+    """Draws the figures of a run in the mode "inspect"; `found` is of `Analysis.whole`."""
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    rows = MetricsLog(workdir / "metrics.jsonl").rows("victim")
+    if rows:
+        _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
+    _save(spectra.draw_densities(found), folder / "spectrum.png")
+    _save(spectra.draw_slices(found), folder / "landscape.png")
+    _save(draw_examples(material, (network,), predict), folder / "examples.png")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -82,13 +97,13 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
 
 
 def draw_examples(
-    material: Material, networks: tuple[Suspect, Suspect], predict: Predict, count: int = 6
+    material: Material, networks: tuple[Suspect, ...], predict: Predict, count: int = 6
 ) -> Figure:
-    """Clean and triggered test images side by side, with what both networks take them for.
+    """Clean and triggered test images side by side, with what the networks take them for.
 
     Args:
       material: the run's data.
-      networks: before and after purification.
+      networks: before and, where there was one, after purification.
       predict: from `evaluate.make_predict`.
       count: images.
     """
@@ -113,14 +128,15 @@ def draw_examples(
         for column, axis in enumerate(row[: len(labels)]):
             _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
         row[0].set_ylabel(name, fontsize=12)
-    figure.suptitle("What the network says: before and after purification", fontsize=12)
+    whens = "before and after purification" if len(networks) > 1 else "before any purification"
+    figure.suptitle(f"What the network says: {whens}", fontsize=12)
     return figure
 
 
 def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int], names: tuple) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
-    for line, (when, answer) in enumerate(zip(("before", "after"), answers, strict=True)):
+    for line, (when, answer) in enumerate(zip(("before", "after"), answers, strict=False)):
         said = names[answer] if len(names[answer]) <= 22 else names[answer][:21] + "…"
         said = said.replace("$", r"\$")
         axis.text(

@@ -10,31 +10,44 @@ from fip_jax.progress import console
 
 def print_summary(summary: dict[str, Any], workdir: Path) -> None:
     """Prints what a person wants to know of `summary.json` first, and where the rest is."""
-    before, after = summary["victim"], summary["purified"]
+    networks = [name for name in ("victim", "purified") if name in summary]
     sharp = summary["smoothness"]
-    table = Table(title=f"{summary['defense']} against {summary['attack']}, seed {summary['seed']}")
-    for heading in ("", "suspicious", "purified"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(
+        title=f"{summary.get('defense', 'none')} against {summary['attack']}, seed {summary['seed']}"
+    )
+    table.add_column("")
+    for heading in ("suspicious", "purified")[: len(networks)]:
+        table.add_column(heading, justify="right")
     for name, meaning in (
         ("acc", "ACC, clean images right"),
         ("asr", "ASR, triggered images fooled"),
         ("ra", "RA, triggered images right"),
     ):
-        table.add_row(meaning, _per_cent(before[name]), _per_cent(after[name]))
+        table.add_row(meaning, *(_per_cent(summary[network][name]) for network in networks))
     for name, meaning in (("lambda_max_fisher", "Fisher, top eigenvalue"), ("trace_fisher", "Fisher, trace")):
-        table.add_row(meaning, *(_number(sharp[when][name]) for when in ("before", "after")))
+        table.add_row(meaning, *(_number(part[name]) for part in sharp.values()))
+    for matrix in ("fisher", "hessian"):
+        if matrix in sharp["before"]:
+            _add_spectrum(table, matrix.capitalize(), sharp["before"][matrix])
     console.print(table)
-    if after["der"] is not None:
-        console.print(f"DER {after['der']:.3f}")
-    if summary["skipped_steps"]:
-        console.print(f"{summary['skipped_steps']} steps were not finite and were left out")
     seconds = summary["seconds"]
-    console.print(
-        f"{summary['clean_images']} clean images, purified in {seconds['purify']:.1f} s, "
-        f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling"
-    )
-    console.print(f"model: {workdir / 'purified'}\nnumbers: {workdir / 'summary.json'}")
-    console.print(f"pictures: {workdir / 'figures'}")
+    if "purified" in summary:
+        if summary["purified"]["der"] is not None:
+            console.print(f"DER {summary['purified']['der']:.3f}")
+        if summary["skipped_steps"]:
+            console.print(f"{summary['skipped_steps']} steps were not finite and were left out")
+        console.print(f"{summary['clean_images']} clean images, purified in {seconds['purify']:.1f} s")
+        console.print(f"model: {workdir / 'purified'}")
+    console.print(f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling")
+    console.print(f"numbers: {workdir / 'summary.json'}\npictures: {workdir / 'figures'}")
+
+
+def _add_spectrum(table: Table, name: str, found: dict[str, Any]) -> None:
+    values = ", ".join(map(_number, found["eigenvalues"]))
+    table.add_row(f"{name}, top eigenvalues", values + ("" if found["converged"] else " (not converged)"))
+    density = found["density"]
+    error = "unknown" if density["trace_standard_error"] is None else _number(density["trace_standard_error"])
+    table.add_row(f"{name}, trace by probes", f"{_number(density['trace'])} ± {error}")
 
 
 def _per_cent(rate: float | None) -> str:

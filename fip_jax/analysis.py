@@ -1,0 +1,130 @@
+"""What is measured of a network's smoothness: a little in every run, all that can be had in the mode "inspect"."""
+
+import math
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fip_jax import landscape
+from fip_jax.data.batches import to_device, to_unit
+from fip_jax.data.split import Split
+from fip_jax.eigen import EigenPairs
+from fip_jax.progress import console
+from fip_jax.purify import State
+from fip_jax.smoothness import Matrix, Smoothness
+from fip_jax.suspect import Suspect
+from fip_jax.workdir import Workdir
+
+
+class Analysis:
+    """Measures networks of one kind over the same test images.
+
+    Test images, because a network's gradients vanish on images that it was trained on: over the clean ones every
+    quantity would fall in any fine-tuning.
+
+    Args:
+      config: the run's.
+      network: gives the kind.
+      test: test images, of which the first `smoothness.num_images` are used.
+    """
+
+    def __init__(self, config: ConfigDict, network: Suspect, test: Split):
+        self._config = config.smoothness
+        self._key = jax.random.fold_in(jax.random.key(config.seed), 30)
+        data = to_device(test.images[: self._config.num_images], test.labels[: self._config.num_images])
+        self._smoothness = Smoothness(
+            network.network, data | {"image": to_unit(data["image"])}, self._config.chunk_size
+        )
+
+    def brief(self, network: Suspect | State) -> dict[str, Any]:
+        """Top eigenvalue and trace of the Fisher matrix; null what is not finite."""
+        found, _ = self._top(network, "fisher", 1)
+        return found | {"trace_fisher": finite(self._smoothness.trace(network.params, network.model_state))}
+
+    def whole(self, network: Suspect, workdir: Workdir) -> dict[str, Any]:
+        """Fisher matrix and Hessian: `num_pairs` eigenvalues, traces, spectral densities, and slices of the loss.
+
+        Each part is kept in the workdir as soon as it is there.
+        """
+        found = workdir.once("smoothness", lambda: self.brief(network))
+        for matrix in get_args(Matrix):
+            console.print(f"spectrum of the {matrix}" + (" matrix" if matrix == "fisher" else ""))
+            found[matrix] = {
+                **workdir.once(f"top_{matrix}", partial(self._pairs_and_slices, network, matrix)),
+                "density": workdir.once(f"density_{matrix}", partial(self._density, network, matrix)),
+            }
+        return found
+
+    def _top(
+        self, network: Suspect | State, matrix: Matrix, num_pairs: int
+    ) -> tuple[dict[str, Any], EigenPairs]:
+        top = self._smoothness.top_eigenvalues(
+            network.params,
+            network.model_state,
+            self._key,
+            matrix,
+            num_pairs=num_pairs,
+            tolerance=self._config.tolerance,
+            max_iterations=self._config.max_iterations,
+        )
+        return {
+            f"lambda_max_{matrix}": finite(top.values[0]),
+            "lambda_max_residual": finite(top.residuals[0]),
+            "lambda_max_iterations": top.num_iterations,
+            "lambda_max_converged": top.converged,
+        }, top
+
+    def _pairs_and_slices(self, network: Suspect, matrix: Matrix) -> dict[str, Any]:
+        _, top = self._top(network, matrix, max(2, self._config.num_pairs))
+        first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], top.vectors) for i in (0, 1))
+        reach = self._config.slice_reach
+
+        def loss(params):
+            return self._smoothness.loss(params, network.model_state)
+
+        line = np.linspace(-reach, reach, 2 * self._config.slice_points + 1)
+        square = np.linspace(-reach, reach, self._config.slice_points)
+        return {
+            "eigenvalues": list(map(finite, top.values)),
+            "residuals": list(map(finite, top.residuals)),
+            "iterations": top.num_iterations,
+            "converged": top.converged,
+            "line": {
+                "distances": line.tolist(),
+                "loss": _listed(landscape.along(loss, network.params, [first], line)),
+            },
+            "square": {
+                "distances": square.tolist(),
+                "loss": _listed(landscape.along(loss, network.params, [first, second], square)),
+            },
+        }
+
+    def _density(self, network: Suspect, matrix: Matrix) -> dict[str, Any]:
+        density = self._smoothness.density(
+            network.params,
+            network.model_state,
+            jax.random.fold_in(self._key, 1),
+            matrix,
+            num_steps=self._config.density_steps,
+            num_probes=self._config.density_probes,
+        )
+        trace = density.trace()
+        return {
+            "nodes": density.nodes.tolist(),
+            "weights": density.weights.tolist(),
+            "size": density.size,
+            "trace": finite(trace.value),
+            "trace_standard_error": finite(trace.standard_error),
+        }
+
+
+def finite(value: Any) -> float | None:
+    """A float for JSON, which has no infinities."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _listed(values: np.ndarray) -> list[Any]:
+    return [_listed(part) if part.ndim else finite(part) for part in values]
