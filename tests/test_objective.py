@@ -160,7 +160,7 @@ def test_true_fisher_by_expectation(x64):
 def configured(**changes) -> ConfigDict:
     config = default_config()
     config.smoothness.chunk_size = 3
-    config.defense.fip.update(changes)
+    config.defense.fip.update({"eta_r": 1.0} | changes)
     return config
 
 

@@ -36,9 +36,12 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
             console.print(f"DER {summary['purified']['der']:.3f}")
         if summary["skipped_steps"]:
             console.print(f"{summary['skipped_steps']} steps were not finite and were left out")
-        console.print(f"{summary['clean_images']} clean images, purified in {seconds['purify']:.1f} s")
         console.print(f"model: {workdir / 'purified'}")
-    console.print(f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling")
+    work = f"purified in {seconds['purify']:.1f} s, " if "purified" in summary else ""
+    console.print(
+        f"{summary['clean_images']} clean images, {work}"
+        f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling"
+    )
     console.print(f"numbers: {workdir / 'summary.json'}\npictures: {workdir / 'figures'}")
 
 
