@@ -19,7 +19,7 @@ from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
 from fip_jax.phase import Measure
 from fip_jax.progress import console
-from fip_jax.report import figures, text
+from fip_jax.report import figures, html, text
 from fip_jax.suspect import Suspect, train
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -27,12 +27,13 @@ from fip_jax.workdir import Workdir, write_json
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> dict[str, Any]:
     """Does what a config asks for, from wherever an earlier start in the same folder was stopped.
 
     Args:
       config: as from `config.default_config`.
       workdir_path: the run's folder.
+      command: the command line that asked for it, for the report; None for a run from Python.
 
     Returns:
       The content of `summary.json`.
@@ -45,6 +46,8 @@ def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
     finished = workdir.summary()
     if finished is not None:
         console.print("this run was finished before")
+        if not (workdir.path / "report.html").exists():
+            html.write(workdir.path, finished, command)
         text.print_summary(finished, workdir.path)
         return finished
     loaded = suspect.load(config) if config.victim.checkpoint else None
@@ -53,7 +56,7 @@ def run(config: ConfigDict, workdir_path: Path) -> dict[str, Any]:
     _check_classes(config, fresh, material)
     workdir.begin()
     try:
-        return _story(config, workdir, material, fresh)
+        return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
 
@@ -73,7 +76,9 @@ def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> 
         )
 
 
-def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect) -> dict[str, Any]:
+def _story(
+    config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
+) -> dict[str, Any]:
     predict = make_predict(fresh.network)
 
     def measure(state: purify.State) -> dict[str, float | None]:
@@ -94,6 +99,8 @@ def _story(config: ConfigDict, workdir: Workdir, material: Material, fresh: Susp
     else:
         summary |= _purify(config, workdir, material, victim, before, measure, analysis)
     summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
+    html.write(workdir.path, summary, command)
+    # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
     text.print_summary(summary, workdir.path)
     return summary
@@ -133,6 +140,8 @@ def _begun_summary(
         "mode": config.mode,
         "victim": before,
         "clean_images": len(material.clean.labels),
+        "test_images": len(material.test.labels),
+        "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),
         "seed": config.seed,
         "versions": _versions(),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 import threading
 from pathlib import Path
@@ -24,7 +25,8 @@ def _main(_: list[str]) -> None:
 
     compiled.keep()
     try:
-        experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""))
+        command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
+        experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""), command)
     except UserError as error:
         _refuse(str(error))
     except OSError as error:

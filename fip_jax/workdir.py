@@ -11,15 +11,19 @@ from fip_jax.errors import UserError
 from fip_jax.timing import Lap
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file is the old one or the new one at every moment."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is the old one or the new one at every moment."""
     draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, whole (see `write_whole`)."""
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

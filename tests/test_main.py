@@ -79,6 +79,7 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     found = {path.name for path in (tmp_path / "run").iterdir()}
     promised = {
         "summary.json",
+        "report.html",
         "metrics.jsonl",
         "config.json",
         "figures",
@@ -104,6 +105,13 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     status, out, _ = finish(arguments)
     assert status == 0
     assert "finished before" in out
+    # A run of a version that wrote no report gets one when it is asked for again.
+    report = tmp_path / "run" / "report.html"
+    report.unlink()
+    status, out, _ = finish(arguments)
+    assert status == 0
+    assert str(report) in out
+    assert "defense.name=ft" in report.read_text()
 
 
 def test_configs_open_with_their_command():

@@ -23,9 +23,9 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
         ("asr", "ASR, triggered images fooled"),
         ("ra", "RA, triggered images right"),
     ):
-        table.add_row(meaning, *(_per_cent(summary[network][name]) for network in networks))
+        table.add_row(meaning, *(per_cent(summary[network][name]) for network in networks))
     for name, meaning in (("lambda_max_fisher", "Fisher, top eigenvalue"), ("trace_fisher", "Fisher, trace")):
-        table.add_row(meaning, *(_number(part[name]) for part in sharp.values()))
+        table.add_row(meaning, *(number(part[name]) for part in sharp.values()))
     for matrix in ("fisher", "hessian"):
         if matrix in sharp["before"]:
             _add_spectrum(table, matrix.capitalize(), sharp["before"][matrix])
@@ -43,19 +43,22 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
         f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling"
     )
     console.print(f"numbers: {workdir / 'summary.json'}\npictures: {workdir / 'figures'}")
+    console.print(f"report: {workdir / 'report.html'}")
 
 
 def _add_spectrum(table: Table, name: str, found: dict[str, Any]) -> None:
-    values = ", ".join(map(_number, found["eigenvalues"]))
+    values = ", ".join(map(number, found["eigenvalues"]))
     table.add_row(f"{name}, top eigenvalues", values + ("" if found["converged"] else " (not converged)"))
     density = found["density"]
-    error = "unknown" if density["trace_standard_error"] is None else _number(density["trace_standard_error"])
-    table.add_row(f"{name}, trace by probes", f"{_number(density['trace'])} ± {error}")
+    error = "unknown" if density["trace_standard_error"] is None else number(density["trace_standard_error"])
+    table.add_row(f"{name}, trace by probes", f"{number(density['trace'])} ± {error}")
 
 
-def _per_cent(rate: float | None) -> str:
+def per_cent(rate: float | None) -> str:
+    """A rate for people."""
     return "unknown" if rate is None else f"{100 * rate:.2f} %"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A measurement for people."""
     return "not finite" if value is None else f"{value:.4g}"

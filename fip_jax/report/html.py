@@ -1,0 +1,159 @@
+"""`report.html`: a run on one page that needs nothing beside it, for people who did not make the run."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from PIL import Image
+from scipy import stats
+
+from fip_jax.config import default_config
+from fip_jax.report import verdict
+from fip_jax.report.text import number, per_cent
+from fip_jax.workdir import flatten, read_json, write_whole
+
+RATES = {
+    "acc": ("ACC", "clean images right", "test_images"),
+    "asr": ("ASR", "triggered images taken for the target", "triggered_images"),
+    "ra": ("RA", "triggered images right", "triggered_images"),
+}
+SMOOTHNESS = {
+    "lambda_max_fisher": "Fisher matrix, top eigenvalue",
+    "lambda_max_residual": "its residual",
+    "lambda_max_iterations": "its iterations",
+    "lambda_max_converged": "converged",
+    "trace_fisher": "Fisher matrix, trace (exact)",
+}
+# The order of the story; further figures come after these.
+FIGURES = ("examples", "purification", "victim")
+
+
+class Cell(NamedTuple):
+    """A number in a table; `share` is the length of the bar behind it, `note` stands below it."""
+
+    text: str
+    share: float | None = None
+    note: str = ""
+
+
+class Picture(NamedTuple):
+    """A figure: its title, what it shows in words, its size in pixels, and its bytes in base64."""
+
+    title: str
+    description: str
+    width: int
+    height: int
+    data: str
+
+
+def write(workdir: Path, summary: dict[str, Any], command: str | None) -> None:
+    """Writes `report.html` of a run, from `config.json` and `figures/` beside it.
+
+    Args:
+      workdir: the run's folder.
+      summary: the content of `summary.json`.
+      command: the command line that the run was started with, or None for a run from Python.
+    """
+    page = render(summary, read_json(workdir / "config.json"), pictures(workdir / "figures"), command)
+    # A path that is no text has no other way into UTF-8.
+    write_whole(workdir / "report.html", page.encode("utf-8", "backslashreplace"))
+
+
+def render(
+    summary: dict[str, Any], config: dict[str, Any], figures: list[Picture], command: str | None
+) -> str:
+    """The page as HTML; everything that is put in is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        verdict=verdict.judge(summary, config),
+        limits={name: per_cent(getattr(verdict, name)) for name in ("GONE", "WORKS", "PRICE", "COLLAPSE")},
+        rates=_rate_rows(summary),
+        smoothness=_smoothness_rows(summary["smoothness"]),
+        figures=figures,
+        changed_settings=_changed_settings(config),
+        settings={key: _as_text(value) for key, value in sorted(flatten(config).items())},
+        command=command,
+    )
+
+
+def pictures(folder: Path) -> list[Picture]:
+    """The PNG files of a folder, with what they say of themselves (see `figures.draw_all`)."""
+
+    def place(file: Path) -> tuple[int, str]:
+        return (FIGURES.index(file.stem) if file.stem in FIGURES else len(FIGURES), file.stem)
+
+    found = []
+    for file in sorted(folder.glob("[!.]*.png"), key=place):
+        with Image.open(file) as image:
+            image.load()
+            title = image.info.get("Title", file.stem.replace("_", " "))
+            description = image.info.get("Description", title)
+            size = image.size
+        found.append(Picture(title, description, *size, base64.b64encode(file.read_bytes()).decode()))
+    return found
+
+
+def interval(rate: float, count: int) -> tuple[float, float]:
+    """95 % interval of a rate over `count` independent images (Wilson, 1927)."""
+    found = stats.binomtest(round(rate * count), count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, str, Cell, Cell, str]]:
+    """(name, meaning, before, after, change) of every rate."""
+    before, after = summary["victim"], summary["purified"]
+    rows = []
+    for key, (name, meaning, images) in RATES.items():
+        count = summary.get(images)
+        first, last = _rate(before[key], count), _rate(after[key], count)
+        known = after[key] is not None
+        change = f"{100 * (after[key] - before[key]):+.2f} points" if known else "–"
+        rows.append((name, meaning, first, last, change))
+    der = Cell("unknown" if after["der"] is None else f"{after['der']:.3f}")
+    return [*rows, ("DER", "0.5 for no effect, 1 at best", Cell("–"), der, "–")]
+
+
+def _rate(rate: float | None, count: int | None) -> Cell:
+    if rate is None or not count:
+        return Cell(per_cent(rate), rate)
+    low, high = interval(rate, count)
+    return Cell(per_cent(rate), rate, f"{100 * low:.2f} to {100 * high:.2f}")
+
+
+def _smoothness_rows(smoothness: dict[str, Any]) -> list[tuple[str, Cell, Cell]]:
+    """(name, before, after) of every single number; lists are left to the figures."""
+    before, after = flatten(smoothness["before"]), flatten(smoothness["after"])
+    return [
+        (SMOOTHNESS.get(key, key.replace("_", " ")), _measurement(value), _measurement(after.get(key)))
+        for key, value in before.items()
+        if not isinstance(value, list)
+    ]
+
+
+def _measurement(value: Any) -> Cell:
+    if isinstance(value, bool):
+        return Cell("yes" if value else "NO, an estimate of unknown error")
+    return Cell(str(value) if isinstance(value, int | str) else number(value))
+
+
+def _changed_settings(config: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, value, default) of every setting that is not at its default."""
+    defaults = flatten(json.loads(default_config().to_json()))
+    return [
+        (key, _as_text(value), _as_text(defaults[key]) if key in defaults else "none")
+        for key, value in sorted(flatten(config).items())
+        if key not in defaults or value != defaults[key]
+    ]
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

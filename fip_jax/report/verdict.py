@@ -1,0 +1,154 @@
+"""What a run's numbers say, in sentences: what was measured, what changed, and what could not be known."""
+
+from typing import Any, NamedTuple
+
+from fip_jax.report.text import number, per_cent
+from fip_jax.workdir import flatten
+
+# The words of the headline; the report states these limits beside it.
+GONE = 0.05  # up to this ASR a trigger "no longer works"
+WORKS = 0.2  # above this ASR it "works"
+PRICE = 0.05  # a larger drop of ACC is named in the headline
+COLLAPSE = 0.5  # a network that keeps less than this share of its ACC is of no use
+
+
+class Verdict(NamedTuple):
+    """A run in words.
+
+    Attributes:
+      grade: `removed`, `reduced`, `failed`, `nothing` (the trigger did not work before) or `unknown` (no trigger).
+      headline: one sentence.
+      measured: sentences on what was looked at, and on whose data.
+      changed: sentences on what is different after purification.
+      unknown: sentences on what these numbers cannot tell.
+    """
+
+    grade: str
+    headline: str
+    measured: list[str]
+    changed: list[str]
+    unknown: list[str]
+
+
+def judge(summary: dict[str, Any], config: dict[str, Any]) -> Verdict:
+    """Puts a run in words.
+
+    Args:
+      summary: the content of `summary.json`.
+      config: the content of `config.json`.
+    """
+    grade, headline = _headline(summary["victim"], summary["purified"])
+    return Verdict(grade, headline, _measured(summary, config), _changed(summary), _unknown(summary))
+
+
+def _headline(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, str]:
+    if after["acc"] < COLLAPSE * before["acc"]:
+        return (
+            "failed",
+            f"Purification failed: the network lost most of its accuracy (ACC {_move('acc', before, after)}).",
+        )
+    dear = _loss_in_words(before["acc"] - after["acc"])
+    if after["asr"] is None:
+        return (
+            "unknown",
+            f"No trigger was known, so whether a backdoor was there or is gone cannot be said{dear}.",
+        )
+    found = f"ASR {_move('asr', before, after)}"
+    if after["asr"] > WORKS:
+        again = "still works" if before["asr"] > WORKS else "works now, and did not before"
+        return "failed", f"Purification failed: the trigger {again} ({found}){dear}."
+    if before["asr"] <= WORKS:
+        return "nothing", f"The trigger hardly worked before, so there was little to remove ({found}){dear}."
+    if after["asr"] > GONE:
+        return "reduced", f"The trigger works less often, but it is not gone ({found}){dear}."
+    return "removed", f"The trigger no longer works ({found}){dear}."
+
+
+def _loss_in_words(loss: float) -> str:
+    return f", and {100 * loss:.1f} points of ACC were lost" if loss > PRICE else ""
+
+
+def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    tested = f"{_count(summary.get('test_images'))}clean test images"
+    sentences = [f"ACC of the network before and after purification, on {tested}."]
+    if summary["purified"]["asr"] is not None:
+        sentences.append(
+            f"ASR and RA, on {_count(summary.get('triggered_images'))}triggered test images"
+            f" (attack {summary['attack']}{_goal(config['attack'])})."
+        )
+    sentences.append(
+        f"Sharpness: top eigenvalue and trace of the Fisher matrix, on up to "
+        f"{config['smoothness']['num_images']:,} clean test images."
+    )
+    sentences.append(
+        f"The method, {summary['defense']}, had the network and {summary['clean_images']:,} clean images. Trigger, "
+        "target, test images and ASR took no part in the purification; they were used for this report alone."
+    )
+    return sentences
+
+
+def _goal(attack: dict[str, Any]) -> str:
+    if attack["name"] == "none":
+        return ", as delivered with the network"
+    return (
+        f", target class {attack['target']}"
+        if attack["mode"] == "all_to_one"
+        else ", every class to the next"
+    )
+
+
+def _changed(summary: dict[str, Any]) -> list[str]:
+    before, after, sharp = summary["victim"], summary["purified"], summary["smoothness"]
+    sentences = [f"ACC, clean images right: {_move('acc', before, after)}."]
+    if after["asr"] is not None:
+        sentences.append(
+            f"ASR, triggered images taken for the attacker's target: {_move('asr', before, after)}."
+        )
+        note = "; most triggered images are still taken for something wrong" if after["ra"] < 0.5 else ""
+        sentences.append(f"RA, triggered images right: {_move('ra', before, after)}{note}.")
+        sentences.append(f"DER, from 0 to 1 and 0.5 for no effect: {after['der']:.3f}.")
+    for key, name in (("lambda_max_fisher", "Top eigenvalue"), ("trace_fisher", "Trace")):
+        first, last = sharp["before"][key], sharp["after"][key]
+        if first is not None and last is not None:
+            way = "fell" if last < first else "rose" if last > first else "stayed"
+            sentences.append(f"{name} of the Fisher matrix: {way} from {number(first)} to {number(last)}.")
+    if summary["skipped_steps"]:
+        sentences.append(
+            f"{summary['skipped_steps']} steps of purification were not finite and were left out."
+        )
+    return sentences
+
+
+def _unknown(summary: dict[str, Any]) -> list[str]:
+    if summary["purified"]["asr"] is None:
+        sentences = [
+            "Without a trigger only ACC can be measured, not ASR, RA or DER. A kept ACC says nothing of a backdoor."
+        ]
+    else:
+        sentences = [
+            "A low ASR shows that this trigger does not work. It does not prove that nothing is left: no other "
+            "trigger was tried."
+        ]
+    sentences += [
+        "A smaller eigenvalue or trace means a flatter minimum. It is no test for a backdoor.",
+        f"This is one run, with seed {summary['seed']}. How far its numbers differ from seed to seed it does not show.",
+    ]
+    for when, values in summary["smoothness"].items():
+        for key, value in flatten(values).items():
+            if value is False and key.endswith("converged"):
+                name = key.removesuffix("converged").replace("_", " ").strip()
+                sentences.append(
+                    f"The iteration for {name} did not converge {when} purification: its value is an estimate of "
+                    "unknown error."
+                )
+            elif value is None:
+                sentences.append(f"{key.replace('_', ' ')} {when} purification was not finite.")
+    return sentences
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,} "
+
+
+def _move(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    return f"{per_cent(before[key])} before, {per_cent(after[key])} after"

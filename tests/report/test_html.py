@@ -1,0 +1,283 @@
+"""The page of a run: what it says for given numbers, that nothing in it can run or load, and a browser's view of it."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fip_jax.config import default_config
+from fip_jax.report import html
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+EMBEDDED = "data:image/png;base64,"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def summary(before=(0.98, 0.97, 0.02), after=(0.96, 0.01, 0.94), converged=True, **changes):
+    """Like `summary.json`; `before` and `after` are ACC, ASR and RA."""
+    names = ("acc", "asr", "ra")
+    sharp = {
+        "lambda_max_fisher": 12.34567,
+        "lambda_max_residual": 0.5,
+        "lambda_max_iterations": 7,
+        "lambda_max_converged": True,
+        "trace_fisher": 80.0,
+    }
+    later = sharp | {"lambda_max_fisher": 4.5, "lambda_max_converged": converged, "trace_fisher": 160.0}
+    return {
+        "victim": dict(zip(names, before, strict=True)),
+        "purified": dict(zip(names, after, strict=True)) | {"der": None if after[1] is None else 0.97},
+        "smoothness": {"before": sharp, "after": later},
+        "seconds": {"total": 61.2, "compile": 5.0, "purify": 12.34},
+        "clean_images": 360,
+        "test_images": 1000,
+        "triggered_images": None if after[1] is None else 900,
+        "skipped_steps": 0,
+        "attack": "badnets",
+        "defense": "fip",
+        "seed": 3,
+        "versions": {"fip_jax": "0.1.0", "jax": "0.10.2"},
+        "hardware": {"platform": "cpu", "cpu_count": 2},
+    } | changes
+
+
+def config(**changes):
+    """Like `config.json`; `changes` are keys with dots written as two underscores."""
+    settings = default_config()
+    settings.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return json.loads(settings.to_json())
+
+
+def picture(title="A title", description="What it shows"):
+    """A figure of one white pixel."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), "white").save(file, "png")
+    return html.Picture(title, description, 1, 1, base64.b64encode(file.getvalue()).decode())
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, the text of each, and a complaint at the first tag that does not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        """Opens an element; no attribute twice."""
+        assert len(dict(attrs)) == len(attrs)
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        """Closes the innermost element, which must be this one."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        """Text that a person sees."""
+        if not {"style", "title"} & set(self.open):
+            self.text.append(data)
+
+    def find(self, tag):
+        """Attributes of all elements of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self):
+        """All text, white space as one blank."""
+        return " ".join(" ".join(self.text).split())
+
+
+def page(figures=(), command="python -m fip_jax.main --workdir=x", settings=None, **changes):
+    """A rendered and parsed page."""
+    return Page(html.render(summary(**changes), settings or config(), list(figures), command))
+
+
+def test_the_page_holds_the_numbers_of_the_run():
+    words = page(settings=config(defense__steps=77, attack__target=8)).words
+    for part in (
+        "The trigger no longer works (ASR 97.00 % before, 1.00 % after).",
+        "on 1,000 clean test images",
+        "on 900 triggered test images (attack badnets, target class 8)",
+        "had the network and 360 clean images",
+        "RA, triggered images right: 2.00 % before, 94.00 % after.",
+        "Top eigenvalue of the Fisher matrix: fell from 12.35 to 4.5.",
+        "Trace of the Fisher matrix: rose from 80 to 160.",
+        "It does not prove that nothing is left",
+        "-96.00 points",
+        "+92.00 points",
+        "0.970",
+        "python -m fip_jax.main --workdir=x",
+        "Settings that are not at their defaults Setting Value Default attack.target 8 0 defense.steps 77 200 All",
+        "12.3 s, without compiling",
+        "jax 0.10.2",
+        "cpu_count 2",
+    ):
+        assert part in words, part
+    # Wilson at 9 of 900, by hand: centre (0.01 + 1.9208 / 900) / (1 + 3.8415 / 900) = 0.012084,
+    # half width 1.95996 / 1.0042683 sqrt(0.0099 / 900 + 3.8415 / 3240000) = 0.0068122.
+    assert "1.00 % 0.53 to 1.89" in words
+    assert "did not converge" not in words
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((0.98, 0.97, 0.02), (0.90, 0.01, 0.9), "✓ The trigger no longer works (ASR 97.00 % before, 1.00 % after), "
+         "and 8.0 points of ACC were lost."),
+        ((0.98, 0.97, 0.02), (0.97, 0.05, 0.9), "✓ The trigger no longer works"),
+        ((0.98, 0.97, 0.02), (0.97, 0.051, 0.9), "! The trigger works less often, but it is not gone"),
+        ((0.98, 0.97, 0.02), (0.97, 0.201, 0.7), "✗ Purification failed: the trigger still works (ASR 97.00 % "
+         "before, 20.10 % after)."),
+        ((0.98, 0.01, 0.95), (0.97, 0.30, 0.6), "✗ Purification failed: the trigger works now, and did not before"),
+        ((0.98, 0.97, 0.02), (0.48, 0.0, 0.4), "✗ Purification failed: the network lost most of its accuracy"),
+        ((0.98, None, None), (0.48, None, None), "✗ Purification failed: the network lost most of its accuracy"),
+        ((0.98, 0.01, 0.95), (0.97, 0.0, 0.96), "– The trigger hardly worked before"),
+        ((0.98, None, None), (0.97, None, None), "? No trigger was known"),
+    ],
+)  # fmt: skip
+def test_the_headline_says_how_it_went(before, after, expected):
+    found = page(before=before, after=after)
+    assert expected in found.words
+    (card,) = [a["class"] for a in found.find("section")]
+    grades = {"✓": "removed", "!": "reduced", "✗": "failed", "–": "nothing", "?": "unknown"}
+    assert card == f"verdict {grades[expected[0]]}"
+
+
+def test_without_a_trigger_only_the_accuracy_is_known():
+    words = page(before=(0.98, None, None), after=(0.97, None, None), attack="none").words
+    assert "whether a backdoor was there or is gone cannot be said" in words
+    assert "Without a trigger only ACC can be measured" in words
+    assert "A low ASR" not in words
+    assert "ASR triggered images taken for the target unknown unknown –" in words
+    assert "DER 0.5 for no effect, 1 at best – unknown –" in words
+
+
+def test_what_did_not_converge_or_was_not_finite_is_said():
+    given = summary(converged=False, skipped_steps=2)
+    given["smoothness"]["after"]["trace_fisher"] = None
+    words = Page(html.render(given, config(), [], None)).words
+    assert "The iteration for lambda max did not converge after purification" in words
+    assert "converged yes NO, an estimate of unknown error" in words
+    assert "trace fisher after purification was not finite" in words
+    assert "Fisher matrix, trace (exact) 80 not finite" in words
+    assert "Trace of the Fisher matrix:" not in words
+    assert "2 steps of purification were not finite" in words
+    assert "The run was started from Python" in words
+
+
+def test_quantities_that_are_not_known_by_name_are_shown():
+    given = summary()
+    given["smoothness"]["before"] |= {
+        "hessian": {"lambda_max": 3.0, "converged": False, "density": [1.0, 2.0]}
+    }
+    given["smoothness"]["after"] |= {"hessian": {"lambda_max": 2.0, "converged": True, "density": [1.0, 2.0]}}
+    words = Page(html.render(given, config(), [], None)).words
+    assert "hessian.lambda max 3 2 hessian.converged NO, an estimate of unknown error yes" in words
+    assert "did not converge before purification" in words
+    assert "density" not in words
+
+
+def test_the_summary_of_an_older_version_is_enough():
+    given = summary()
+    del given["test_images"], given["triggered_images"]
+    words = Page(html.render(given, config(), [], None)).words
+    assert "on clean test images" in words
+    assert "interval" not in words
+
+
+def test_hostile_names_stay_text():
+    settings = config(dataset__name=HOSTILE, victim__checkpoint=HOSTILE)
+    given = {
+        "attack": HOSTILE,
+        "versions": {"fip_jax": HOSTILE},
+        "hardware": {"device": HOSTILE},
+    }
+    figures = [picture(HOSTILE, HOSTILE)]
+    found = page(figures, f"--workdir={HOSTILE}", settings, **given)
+    assert found.find("script") == []
+    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
+    (image,) = found.find("img")
+    assert image["alt"] == HOSTILE
+    assert found.words.count("<script>alert(1)</script>") >= 8
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    text = html.render(summary(), config(), [picture()], None)
+    found = Page(text)
+    for _, attributes in found.elements:
+        assert not {"srcset", "data", "action", "poster", "background"} & attributes.keys()
+        assert attributes.get("src", EMBEDDED).startswith(EMBEDDED)
+    assert {tag for tag, _ in found.elements} & {"script", "link", "iframe", "object", "base"} == set()
+    assert [a["href"] for a in found.find("a")] == ["https://arxiv.org/abs/2409.00863"]
+    assert re.findall(r"https?://[^\"<\s]+", text) == ["https://arxiv.org/abs/2409.00863"]
+    assert "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_every_picture_is_there_with_words(tmp_path):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in ("zebra", "victim", "examples", ".draft"):
+        info = PngInfo()
+        if name != "zebra":
+            info.add_itxt("Title", f"Title of {name}")
+            info.add_itxt("Description", f"{name}: ✓ {HOSTILE}")
+        Image.new("RGB", (4, 2), "white").save(folder / f"{name}.png", pnginfo=info)
+    (tmp_path / "config.json").write_text(json.dumps(config()))
+    for _ in range(2):  # the second time over the first
+        html.write(tmp_path, summary(), "--workdir=\udcff")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "figures", "report.html"]
+    found = Page((tmp_path / "report.html").read_text("utf-8"))
+    images = found.find("img")
+    assert [image["alt"] for image in images] == [f"examples: ✓ {HOSTILE}", f"victim: ✓ {HOSTILE}", "zebra"]
+    assert (images[0]["width"], images[0]["height"]) == ("4", "2")
+    data = base64.b64decode(images[0]["src"].split(",")[1])
+    assert data == (folder / "examples.png").read_bytes()
+    assert r"--workdir=\udcff" in found.words
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the PATH")
+@pytest.mark.parametrize("width", [500, 1100])
+def test_a_browser_shows_it_without_complaint(tmp_path, width):
+    text = html.render(summary(attack=HOSTILE), config(), [picture()], "python " * 100)
+    (tmp_path / "report.html").write_text(text, "utf-8")
+    shot = tmp_path / "shot.png"
+    arguments = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+    ]
+    arguments += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900",
+        f"--screenshot={shot}",
+    ]
+    done = subprocess.run(
+        [BROWSER, *arguments, (tmp_path / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape == (900, width)
+    assert 0.005 < (pixels < 128).mean() < 0.5
