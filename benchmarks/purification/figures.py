@@ -20,7 +20,7 @@ from benchmarks.purification.retuning import STEPS
 from benchmarks.purification.summary import Row, grouped, percent, read
 from benchmarks.purification.tables import ABLATED
 from fip_jax.config import default_config
-from fip_jax.report.figures import RATE_COLOURS
+from fip_jax.report.figures import RATE_STYLES
 
 # Distinct for the colour-blind (Okabe and Ito).
 METHOD_STYLES = {
@@ -71,13 +71,12 @@ def ablation(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
             continue
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axis = figure.subplots()
-        for rate, colour in RATE_COLOURS.items():
+        for rate, style in RATE_STYLES.items():
             columns = [percent(found[value], f"{rate}_after") for value in values]
             for line in zip(*columns, strict=True):
-                axis.plot(line, color=colour, lw=0.6, alpha=0.5)
-            axis.plot(
-                list(map(statistics.fmean, columns)), color=colour, lw=2.5, marker="o", label=rate.upper()
-            )
+                axis.plot(line, color=style["color"], lw=0.6, alpha=0.5)
+            (mean,) = axis.plot(list(map(statistics.fmean, columns)), lw=2.5, label=rate.upper())
+            mean.set(**style)
         labels = [f"{value:g} *" if value == standard else f"{value:g}" for value in values]
         axis.set_xticks(range(len(values)), labels)
         axis.set(xlabel=f"{name} (* default)", ylabel="%", ylim=(-3, 103))

@@ -15,17 +15,25 @@ from fip_jax.report import spectra
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
-RATE_COLOURS = {"acc": "#1b7837", "asr": "#c0392b", "ra": "#2166ac"}
+# Hues that the colour-blind tell apart (Okabe and Ito, 2008), and another line and marker for each.
+RATE_STYLES = {
+    "acc": {"color": "#0072b2", "linestyle": "-", "marker": "o"},
+    "asr": {"color": "#d55e00", "linestyle": "--", "marker": "^"},
+    "ra": {"color": "#009e73", "linestyle": ":", "marker": "s"},
+}
 RATE_NAMES = {
     "acc": "ACC, clean images right",
     "asr": "ASR, triggered images fooled",
     "ra": "RA, triggered images right",
 }
-RIGHT, WRONG = "#1b7837", "#c0392b"
+WHEN = ("before", "after")
+RIGHT, WRONG = "#00608f", "#b34700"
 
 
 def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect], predict: Predict) -> None:
-    """Draws every figure of a run into `figures/`.
+    """Draws every figure of a run into `figures/`; each carries a title and what it shows in words.
+
+    The words are the entries `Title` and `Description` of the PNG file.
 
     Args:
       workdir: the run's folder.
@@ -38,32 +46,43 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
     log = MetricsLog(workdir / "metrics.jsonl")
     rows = log.rows("victim")
     if rows:
-        _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
+        _save_curves(rows, "Training of the victim", {"loss": "loss"}, folder / "victim.png")
     panels = {"loss": "loss", "trace": "Tr F where SAM looks"}
     rows = log.rows("purify")
     if not any(row["trace"] for row in rows):
         del panels["trace"]
-    _save(draw_curves(rows, "Purification", panels), folder / "purification.png")
-    _save(draw_examples(material, networks, predict), folder / "examples.png")
+    _save_curves(rows, "Purification", panels, folder / "purification.png")
+    examples = draw_examples(material, networks, predict)
+    _save(examples, folder / "examples.png", "Examples", describe_examples(examples))
 
 
 def draw_inspection(
     workdir: Path, material: Material, network: Suspect, predict: Predict, found: dict[str, Any]
 ) -> None:
-    """Draws the figures of a run in the mode "inspect"; `found` is of `Analysis.whole`."""
+    """Draws the figures of a run in the mode "inspect", as `draw_all`; `found` is of `Analysis.whole`."""
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     rows = MetricsLog(workdir / "metrics.jsonl").rows("victim")
     if rows:
-        _save(draw_curves(rows, "Training of the victim", {"loss": "loss"}), folder / "victim.png")
-    _save(spectra.draw_densities(found), folder / "spectrum.png")
-    _save(spectra.draw_slices(found), folder / "landscape.png")
-    _save(draw_examples(material, (network,), predict), folder / "examples.png")
+        _save_curves(rows, "Training of the victim", {"loss": "loss"}, folder / "victim.png")
+    _save(
+        spectra.draw_densities(found), folder / "spectrum.png", "Spectra", spectra.describe_densities(found)
+    )
+    slices = spectra.draw_slices(found), folder / "landscape.png"
+    _save(*slices, "Loss along the top eigenvectors", spectra.describe_slices(found))
+    examples = draw_examples(material, (network,), predict)
+    _save(examples, folder / "examples.png", "Examples", describe_examples(examples))
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str], path: Path) -> None:
+    _save(draw_curves(rows, title, panels), path, title, describe_curves(rows, title, panels))
+
+
+def _save(figure: Figure, path: Path, title: str, description: str) -> None:
     draft = path.with_name(f".{path.name}")
-    FigureCanvasAgg(figure).print_png(str(draft))
+    # Names of folders need not be text that can be written.
+    words = description.encode("utf-8", "backslashreplace").decode()
+    FigureCanvasAgg(figure).print_png(str(draft), metadata={"Title": title, "Description": words})
     draft.replace(path)
 
 
@@ -78,10 +97,10 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     figure = Figure(figsize=(7, 2.8 + 1.7 * len(panels)), layout="constrained")
     axes = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[2.2] + [1.0] * len(panels))
     steps = [row["step"] for row in rows]
-    for name, colour in RATE_COLOURS.items():
+    for name, style in RATE_STYLES.items():
         rates = [row.get(name) for row in rows]
         if all(rate is not None for rate in rates):
-            axes[0].plot(steps, 100 * np.array(rates), color=colour, marker=".", label=RATE_NAMES[name])
+            axes[0].plot(steps, 100 * np.array(rates), **style, markersize=4, label=RATE_NAMES[name])
     axes[0].set(ylabel="%", ylim=(-3, 103), title=title)
     axes[0].legend(loc="center right", fontsize=8)
     for axis, (name, label) in zip(axes[1:], panels.items(), strict=True):
@@ -94,6 +113,29 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure
+
+
+def describe_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) -> str:
+    """What `draw_curves` shows: first, last, lowest and highest value of every curve."""
+    steps = [row["step"] for row in rows]
+    sentences = [f"{title}, curves over the steps {min(steps)} to {max(steps)}."]
+    for column, name, scale, unit in (
+        *((key, name, 100, " %") for key, name in RATE_NAMES.items()),
+        *((key, label, 1, "") for key, label in panels.items()),
+    ):
+        values = [scale * row[column] for row in rows if row.get(column) is not None]
+        if values:
+            first, last, low, high = (
+                f"{x:.4g}{unit}" for x in (values[0], values[-1], min(values), max(values))
+            )
+            sentences.append(f"{name}: from {first} to {last}, between {low} and {high}.")
+    return " ".join(sentences)
+
+
+def describe_examples(figure: Figure) -> str:
+    """What a figure of `draw_examples` shows: every image, and what the networks take it for."""
+    found = [str(axis.get_label()) for axis in figure.axes if axis.images]
+    return " ".join(["Test images and what the network says.", *found])
 
 
 def draw_examples(
@@ -127,6 +169,7 @@ def draw_examples(
             axis.set_visible(False)
         for column, axis in enumerate(row[: len(labels)]):
             _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
+            axis.set_label(f"{name.capitalize()} {axis.get_label()}")
         row[0].set_ylabel(name, fontsize=12)
     whens = "before and after purification" if len(networks) > 1 else "before any purification"
     figure.suptitle(f"What the network says: {whens}", fontsize=12)
@@ -135,15 +178,17 @@ def draw_examples(
 
 def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int], names: tuple) -> None:
     axis.imshow(image, interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    for line, (when, answer) in enumerate(zip(("before", "after"), answers, strict=False)):
+    words = ", ".join(f"{when} “{names[answer]}”" for when, answer in zip(WHEN, answers, strict=False))
+    axis.set(xticks=[], yticks=[], label=f"“{names[label]}”: {words}.")
+    for line, (when, answer) in enumerate(zip(WHEN, answers, strict=False)):
+        right = answer == label
         said = names[answer] if len(names[answer]) <= 22 else names[answer][:21] + "…"
         said = said.replace("$", r"\$")
         axis.text(
             0.5,
             -0.08 - 0.11 * line,
-            f"{when}: {said}",
-            color=RIGHT if answer == label else WRONG,
+            f"{when}: {said} {'✓' if right else '✗'}",
+            color=RIGHT if right else WRONG,
             fontsize=7.5,
             ha="center",
             va="center",

@@ -26,8 +26,9 @@ SMOOTHNESS = {
     "lambda_max_converged": "converged",
     "trace_fisher": "Fisher matrix, trace (exact)",
 }
+COLUMNS = {"victim": "Suspicious", "purified": "Purified"}
 # The order of the story; further figures come after these.
-FIGURES = ("examples", "purification", "victim")
+FIGURES = ("examples", "purification", "spectrum", "landscape", "victim")
 
 
 class Cell(NamedTuple):
@@ -74,8 +75,10 @@ def render(
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
+        title=f"{summary.get('defense', 'inspection')} against {summary['attack']}",
         verdict=verdict.judge(summary, config),
         limits={name: per_cent(getattr(verdict, name)) for name in ("GONE", "WORKS", "PRICE", "COLLAPSE")},
+        columns=[heading for name, heading in COLUMNS.items() if name in summary],
         rates=_rate_rows(summary),
         smoothness=_smoothness_rows(summary["smoothness"]),
         figures=figures,
@@ -108,18 +111,21 @@ def interval(rate: float, count: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, str, Cell, Cell, str]]:
-    """(name, meaning, before, after, change) of every rate."""
-    before, after = summary["victim"], summary["purified"]
+def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, str, list[Cell]]]:
+    """(name, meaning, a cell for every column) of every rate; the columns are networks, and the change."""
+    networks = [summary[name] for name in COLUMNS if name in summary]
     rows = []
     for key, (name, meaning, images) in RATES.items():
-        count = summary.get(images)
-        first, last = _rate(before[key], count), _rate(after[key], count)
-        known = after[key] is not None
-        change = f"{100 * (after[key] - before[key]):+.2f} points" if known else "–"
-        rows.append((name, meaning, first, last, change))
-    der = Cell("unknown" if after["der"] is None else f"{after['der']:.3f}")
-    return [*rows, ("DER", "0.5 for no effect, 1 at best", Cell("–"), der, "–")]
+        cells = [_rate(rates[key], summary.get(images)) for rates in networks]
+        if len(networks) > 1:
+            before, after = (rates[key] for rates in networks)
+            cells.append(Cell("–" if after is None else f"{100 * (after - before):+.2f} points"))
+        rows.append((name, meaning, cells))
+    if len(networks) > 1:
+        der = summary["purified"]["der"]
+        shown = [Cell("–"), Cell("unknown" if der is None else f"{der:.3f}"), Cell("–")]
+        rows.append(("DER", "0.5 for no effect, 1 at best", shown))
+    return rows
 
 
 def _rate(rate: float | None, count: int | None) -> Cell:
@@ -129,20 +135,22 @@ def _rate(rate: float | None, count: int | None) -> Cell:
     return Cell(per_cent(rate), rate, f"{100 * low:.2f} to {100 * high:.2f}")
 
 
-def _smoothness_rows(smoothness: dict[str, Any]) -> list[tuple[str, Cell, Cell]]:
-    """(name, before, after) of every single number; lists are left to the figures."""
-    before, after = flatten(smoothness["before"]), flatten(smoothness["after"])
+def _smoothness_rows(smoothness: dict[str, Any]) -> list[tuple[str, list[Cell]]]:
+    """(name, a cell for every network) of every number and every few; what is more is left to the figures."""
+    networks = [flatten(part) for part in smoothness.values()]
     return [
-        (SMOOTHNESS.get(key, key.replace("_", " ")), _measurement(value), _measurement(after.get(key)))
-        for key, value in before.items()
-        if not isinstance(value, list)
+        (SMOOTHNESS.get(key, verdict.in_words(key)), [Cell(_measurement(part.get(key))) for part in networks])
+        for key, value in networks[0].items()
+        if not isinstance(value, list) or key.endswith(("eigenvalues", "residuals"))
     ]
 
 
-def _measurement(value: Any) -> Cell:
+def _measurement(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_measurement, value))
     if isinstance(value, bool):
-        return Cell("yes" if value else "NO, an estimate of unknown error")
-    return Cell(str(value) if isinstance(value, int | str) else number(value))
+        return "yes" if value else "NO, an estimate of unknown error"
+    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def _changed_settings(config: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from fip_jax.report.text import number
 from fip_jax.spectrum import Density
 
 MATRICES = {"fisher": ("Fisher matrix", "#2166ac"), "hessian": ("Hessian", "#b35806")}
@@ -39,6 +40,31 @@ def draw_densities(found: dict[str, Any]) -> Figure:
         axis.grid(alpha=0.3)
     figure.suptitle("Spectra, over test images", fontsize=12)
     return figure
+
+
+def describe_densities(found: dict[str, Any]) -> str:
+    """What `draw_densities` shows: where each spectrum begins and ends, and its top eigenvalues."""
+    sentences = ["Spectral densities over test images, on a logarithmic scale."]
+    for matrix, (name, _) in MATRICES.items():
+        nodes = found[matrix]["density"]["nodes"]
+        top = ", ".join(map(number, found[matrix]["eigenvalues"]))
+        low, high = np.min(nodes), np.max(nodes)
+        sentences.append(f"{name}: from {low:.4g} to {high:.4g}, top eigenvalues {top}.")
+    return " ".join(sentences)
+
+
+def describe_slices(found: dict[str, Any]) -> str:
+    """What `draw_slices` shows: the loss here, at both ends of each line, and its range over each square."""
+    sentences = ["Mean loss along the top eigenvector, and over the plane of the first two."]
+    for matrix, (name, _) in MATRICES.items():
+        distances, loss = found[matrix]["line"]["distances"], found[matrix]["line"]["loss"]
+        square = _array(found[matrix]["square"]["loss"])
+        low, high = np.nanmin(square), np.nanmax(square)
+        sentences.append(
+            f"{name}: {number(loss[len(loss) // 2])} at the network, {number(loss[0])} at {distances[0]:.4g} and "
+            f"{number(loss[-1])} at {distances[-1]:.4g}; in the plane {low:.4g} to {high:.4g}."
+        )
+    return " ".join(sentences)
 
 
 def draw_slices(found: dict[str, Any]) -> Figure:

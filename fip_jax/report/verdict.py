@@ -16,7 +16,8 @@ class Verdict(NamedTuple):
     """A run in words.
 
     Attributes:
-      grade: `removed`, `reduced`, `failed`, `nothing` (the trigger did not work before) or `unknown` (no trigger).
+      grade: `removed`, `reduced`, `failed`, `nothing` (the trigger did not work before) or `unknown` (no trigger, or
+        nothing purified).
       headline: one sentence.
       measured: sentences on what was looked at, and on whose data.
       changed: sentences on what is different after purification.
@@ -37,8 +38,18 @@ def judge(summary: dict[str, Any], config: dict[str, Any]) -> Verdict:
       summary: the content of `summary.json`.
       config: the content of `config.json`.
     """
-    grade, headline = _headline(summary["victim"], summary["purified"])
-    return Verdict(grade, headline, _measured(summary, config), _changed(summary), _unknown(summary))
+    measured, unknown = _measured(summary, config), _unknown(summary)
+    if "purified" not in summary:
+        return Verdict("unknown", _state(summary["victim"]), measured, [], unknown)
+    return Verdict(*_headline(summary["victim"], summary["purified"]), measured, _changed(summary), unknown)
+
+
+def _state(rates: dict[str, Any]) -> str:
+    found = f"ACC {per_cent(rates['acc'])}"
+    if rates["asr"] is None:
+        return f"The network was inspected, not purified ({found}); no trigger was known."
+    works = "works" if rates["asr"] > WORKS else "hardly works"
+    return f"The network was inspected, not purified ({found}); the trigger {works} (ASR {per_cent(rates['asr'])})."
 
 
 def _headline(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, str]:
@@ -70,20 +81,22 @@ def _loss_in_words(loss: float) -> str:
 
 def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
     tested = f"{_count(summary.get('test_images'))}clean test images"
-    sentences = [f"ACC of the network before and after purification, on {tested}."]
-    if summary["purified"]["asr"] is not None:
+    purified = "purified" in summary
+    sentences = [f"ACC of the network{' before and after purification' * purified}, on {tested}."]
+    if summary["victim"]["asr"] is not None:
         sentences.append(
             f"ASR and RA, on {_count(summary.get('triggered_images'))}triggered test images"
             f" (attack {summary['attack']}{_goal(config['attack'])})."
         )
     sentences.append(
-        f"Sharpness: top eigenvalue and trace of the Fisher matrix, on up to "
-        f"{config['smoothness']['num_images']:,} clean test images."
+        f"Sharpness: {'top eigenvalue and trace of the Fisher matrix' if purified else 'Fisher matrix and Hessian'}, "
+        f"on up to {config['smoothness']['num_images']:,} clean test images."
     )
-    sentences.append(
-        f"The method, {summary['defense']}, had the network and {summary['clean_images']:,} clean images. Trigger, "
-        "target, test images and ASR took no part in the purification; they were used for this report alone."
-    )
+    if purified:
+        sentences.append(
+            f"The method, {summary['defense']}, had the network and {summary['clean_images']:,} clean images. Trigger, "
+            "target, test images and ASR took no part in the purification; they were used for this report alone."
+        )
     return sentences
 
 
@@ -120,7 +133,7 @@ def _changed(summary: dict[str, Any]) -> list[str]:
 
 
 def _unknown(summary: dict[str, Any]) -> list[str]:
-    if summary["purified"]["asr"] is None:
+    if summary["victim"]["asr"] is None:
         sentences = [
             "Without a trigger only ACC can be measured, not ASR, RA or DER. A kept ACC says nothing of a backdoor."
         ]
@@ -133,17 +146,28 @@ def _unknown(summary: dict[str, Any]) -> list[str]:
         "A smaller eigenvalue or trace means a flatter minimum. It is no test for a backdoor.",
         f"This is one run, with seed {summary['seed']}. How far its numbers differ from seed to seed it does not show.",
     ]
-    for when, values in summary["smoothness"].items():
-        for key, value in flatten(values).items():
-            if value is False and key.endswith("converged"):
-                name = key.removesuffix("converged").replace("_", " ").strip()
-                sentences.append(
-                    f"The iteration for {name} did not converge {when} purification: its value is an estimate of "
-                    "unknown error."
-                )
-            elif value is None:
-                sentences.append(f"{key.replace('_', ' ')} {when} purification was not finite.")
+    whens = ("before", "after") if "purified" in summary else ("before",)
+    return sentences + [fault for when in whens for fault in _faults(summary["smoothness"][when], when)]
+
+
+def _faults(measured: dict[str, Any], when: str) -> list[str]:
+    """Sentences on what did not converge and on what is not known of the smoothness."""
+    sentences = []
+    for key, value in flatten(measured).items():
+        name = in_words(key)
+        if value is False and key.endswith("converged"):
+            sentences.append(
+                f"Not converged {when} purification: {name.removesuffix('converged').strip(' ,')}. Its value is an "
+                "estimate of unknown error."
+            )
+        elif value is None or (isinstance(value, list) and None in value):
+            sentences.append(f"Not known or not finite {when} purification: {name}.")
     return sentences
+
+
+def in_words(key: str) -> str:
+    """The name of a measurement from its key in `summary.json`."""
+    return key.replace(".", ", ").replace("_", " ")
 
 
 def _count(number: int | None) -> str:

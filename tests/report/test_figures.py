@@ -8,8 +8,16 @@ from PIL import Image
 from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.split import Split
 from fip_jax.experiment import Material
-from fip_jax.report import text
-from fip_jax.report.figures import RIGHT, WRONG, draw_all, draw_curves, draw_examples
+from fip_jax.report import html, text
+from fip_jax.report.figures import (
+    RIGHT,
+    WRONG,
+    describe_curves,
+    describe_examples,
+    draw_all,
+    draw_curves,
+    draw_examples,
+)
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
@@ -77,6 +85,28 @@ def test_curves_show_rates_in_per_cent_and_further_columns():
     assert trace.get_xlabel() == "step"
 
 
+def test_curves_differ_in_more_than_their_colour():
+    rows = rows_of(acc=[0.5, 0.75], asr=[1.0, 0.25])
+    curves = draw_curves(rows, "", {"loss": "loss"}).axes[0].lines
+    assert len({curve.get_linestyle() for curve in curves}) == len(curves) == 3
+    assert len({curve.get_marker() for curve in curves}) == 3
+
+
+def test_curves_in_words():
+    rows = rows_of(acc=[0.5, 0.25, 0.75], loss=[None, 8.0, 0.5], trace=[None] * 3)
+    assert describe_curves(rows, "Title", {"loss": "the loss", "trace": "the trace"}) == (
+        "Title, curves over the steps 10 to 30. ACC, clean images right: from 50 % to 75 %, between 25 % and 75 %. "
+        "the loss: from 8 to 0.5, between 0.5 and 8."
+    )
+
+
+def test_examples_in_words():
+    assert describe_examples(draw_examples(material(), NETWORKS, predict, count=1)) == (
+        "Test images and what the network says. Clean “yield”: before “yield”, after “speed limit 20”. Triggered "
+        "“yield”: before “speed limit 20”, after “stop”."
+    )
+
+
 def test_curves_without_a_trigger_show_the_accuracy_alone():
     (label,) = lines(draw_curves(rows_of(acc=[0.5, 0.75]), "", {"loss": "loss"}).axes[0])
     assert label.startswith("ACC")
@@ -108,9 +138,9 @@ def test_examples_show_images_and_answers():
     pixels = [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes]
     assert pixels == [1, 3, 5, 101, 103, 105]
     # Image 1 is of class 1, which is what the network said before; after, it says 2.
-    assert said(clean[0]) == [("before: yield", RIGHT), ("after: speed limit 20", WRONG)]
+    assert said(clean[0]) == [("before: yield ✓", RIGHT), ("after: speed limit 20 ✗", WRONG)]
     # 101 = 2 mod 3 before and 0 after, and both are wrong.
-    assert said(triggered[0]) == [("before: speed limit 20", WRONG), ("after: stop", WRONG)]
+    assert said(triggered[0]) == [("before: speed limit 20 ✗", WRONG), ("after: stop ✗", WRONG)]
     assert (clean[0].get_ylabel(), triggered[0].get_ylabel()) == ("clean", "triggered")
 
 
@@ -137,7 +167,7 @@ def test_triggered_images_that_came_without_their_clean_ones(num_clean, num_trig
     clean = list(range(min(num_clean, 6)))
     assert pixels == clean + [100 + index for index in range(num_triggered)]
     assert [axis.get_visible() for axis in figure.axes].count(True) == len(drawn)
-    assert said(drawn[len(clean)]) == [("before: yield", WRONG), ("after: speed limit 20", WRONG)]
+    assert said(drawn[len(clean)]) == [("before: yield ✗", WRONG), ("after: speed limit 20 ✗", WRONG)]
 
 
 @pytest.mark.parametrize("num, triggered", [(4, False), (8, True), (1, False)])
@@ -157,7 +187,7 @@ def test_long_names_are_cut_and_not_lost(name):
     figure = draw_examples(shown, NETWORKS, predict, count=1)
     FigureCanvasAgg(figure).draw()
     found, _ = said(figure.axes[0])[0]
-    assert len(found) <= len("before: ") + 22
+    assert len(found) <= len("before: ") + 22 + len(" ✗")
     # A dollar may be escaped.
     assert found.replace("\\", "").startswith("before: " + name[:6])
 
@@ -176,6 +206,12 @@ def test_all_figures_of_a_run(tmp_path, triggered, trace):
     assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == expected
     for name in expected:
         assert_picture(tmp_path / "figures" / name)
+    found = {picture.title: picture.description for picture in html.pictures(tmp_path / "figures")}
+    assert list(found)[:2] == ["Examples", "Purification"]
+    assert found["Purification"].startswith(
+        "Purification, curves over the steps 1 to 2. ACC, clean images right: from 90 %"
+    )
+    assert "“stop”: before “stop”, after “yield”." in found["Examples"]
 
 
 @pytest.mark.parametrize("asr, der", [(0.999, 0.984), (None, None)])
@@ -204,7 +240,8 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
         "2 steps were not finite",
     ]
     wanted += [
-        "360 clean images, purified in 12.3 s, 61 s in all, 5 s of them compiling",
+        "360 clean images, purified in 12.3 s",
+        "61 s in all, 5 s of them compiling",
         str(tmp_path / "purified"),
     ]
     wanted += ["99.90 %", "DER 0.984"] if der else ["unknown"]

@@ -128,7 +128,7 @@ def test_the_page_holds_the_numbers_of_the_run():
     # Wilson at 9 of 900, by hand: centre (0.01 + 1.9208 / 900) / (1 + 3.8415 / 900) = 0.012084,
     # half width 1.95996 / 1.0042683 sqrt(0.0099 / 900 + 3.8415 / 3240000) = 0.0068122.
     assert "1.00 % 0.53 to 1.89" in words
-    assert "did not converge" not in words
+    assert "Not converged" not in words
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_what_did_not_converge_or_was_not_finite_is_said():
     given = summary(converged=False, skipped_steps=2)
     given["smoothness"]["after"]["trace_fisher"] = None
     words = Page(html.render(given, config(), [], None)).words
-    assert "The iteration for lambda max did not converge after purification" in words
+    assert "Not converged after purification: lambda max. Its value" in words
     assert "converged yes NO, an estimate of unknown error" in words
-    assert "trace fisher after purification was not finite" in words
+    assert "Not known or not finite after purification: trace fisher." in words
     assert "Fisher matrix, trace (exact) 80 not finite" in words
     assert "Trace of the Fisher matrix:" not in words
     assert "2 steps of purification were not finite" in words
@@ -184,9 +184,37 @@ def test_quantities_that_are_not_known_by_name_are_shown():
     }
     given["smoothness"]["after"] |= {"hessian": {"lambda_max": 2.0, "converged": True, "density": [1.0, 2.0]}}
     words = Page(html.render(given, config(), [], None)).words
-    assert "hessian.lambda max 3 2 hessian.converged NO, an estimate of unknown error yes" in words
-    assert "did not converge before purification" in words
-    assert "density" not in words
+    assert "hessian, lambda max 3 2 hessian, converged NO, an estimate of unknown error yes" in words
+    assert "Not converged before purification: hessian." in words
+    assert "hessian, density" not in words
+
+
+def inspected(asr):
+    """The summary of a run in the mode "inspect"."""
+    given = summary(before=(0.98, asr, 0.1 if asr else None))
+    for key in ("purified", "defense", "skipped_steps"):
+        del given[key]
+    del given["seconds"]["purify"], given["smoothness"]["after"]
+    given["smoothness"]["before"]["hessian"] = {
+        "eigenvalues": [3.5, 2.25, None],
+        "converged": False,
+        "density": {"nodes": [[1.0, 2.0]], "trace": 4.0, "trace_standard_error": None},
+    }
+    return given
+
+
+@pytest.mark.parametrize(
+    "asr, said", [(0.9, "the trigger works (ASR 90.00 %)"), (None, "no trigger was known")]
+)
+def test_an_inspection_says_that_nothing_was_purified(asr, said):
+    words = Page(html.render(inspected(asr), config(mode="inspect"), [], None)).words
+    assert f"? The network was inspected, not purified (ACC 98.00 %); {said}." in words
+    assert "Rate Suspicious ACC clean images right 98.00 % 96.93 to 98.70 ASR" in words
+    assert "hessian, eigenvalues 3.5, 2.25, not finite hessian, converged NO" in words
+    assert "Not known or not finite before purification: hessian, eigenvalues." in words
+    assert "Not converged before purification: hessian." in words
+    for part in ("Purified", "What changed", "DER 0.5", "no longer works", "The method"):
+        assert part not in words, part
 
 
 def test_the_summary_of_an_older_version_is_enough():
