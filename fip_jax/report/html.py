@@ -19,13 +19,6 @@ RATES = {
     "asr": ("ASR", "triggered images taken for the target", "triggered_images"),
     "ra": ("RA", "triggered images right", "triggered_images"),
 }
-SMOOTHNESS = {
-    "lambda_max_fisher": "Fisher matrix, top eigenvalue",
-    "lambda_max_residual": "its residual",
-    "lambda_max_iterations": "its iterations",
-    "lambda_max_converged": "converged",
-    "trace_fisher": "Fisher matrix, trace (exact)",
-}
 COLUMNS = {"victim": "Suspicious", "purified": "Purified"}
 # The order of the story; further figures come after these.
 FIGURES = ("examples", "purification", "spectrum", "landscape", "victim")
@@ -66,6 +59,7 @@ def render(
     summary: dict[str, Any], config: dict[str, Any], figures: list[Picture], command: str | None
 ) -> str:
     """The page as HTML; everything that is put in is escaped."""
+    attack = summary["attack"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,9 +69,11 @@ def render(
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        title=f"{summary.get('defense', 'inspection')} against {summary['attack']}",
+        title=f"{summary['defense']} against {attack}" if "defense" in summary else f"attack {attack}",
         verdict=verdict.judge(summary, config),
-        limits={name: per_cent(getattr(verdict, name)) for name in ("GONE", "WORKS", "PRICE", "COLLAPSE")},
+        limits={
+            name: f"{100 * getattr(verdict, name):g} %" for name in ("GONE", "WORKS", "PRICE", "COLLAPSE")
+        },
         columns=[heading for name, heading in COLUMNS.items() if name in summary],
         rates=_rate_rows(summary),
         smoothness=_smoothness_rows(summary["smoothness"]),
@@ -139,7 +135,7 @@ def _smoothness_rows(smoothness: dict[str, Any]) -> list[tuple[str, list[Cell]]]
     """(name, a cell for every network) of every number and every few; what is more is left to the figures."""
     networks = [flatten(part) for part in smoothness.values()]
     return [
-        (SMOOTHNESS.get(key, verdict.in_words(key)), [Cell(_measurement(part.get(key))) for part in networks])
+        (verdict.in_words(key), [Cell(_measurement(part.get(key))) for part in networks])
         for key, value in networks[0].items()
         if not isinstance(value, list) or key.endswith(("eigenvalues", "residuals"))
     ]
@@ -149,7 +145,7 @@ def _measurement(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_measurement, value))
     if isinstance(value, bool):
-        return "yes" if value else "NO, an estimate of unknown error"
+        return "yes" if value else "NO"
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 

@@ -11,6 +11,23 @@ WORKS = 0.2  # above this ASR it "works"
 PRICE = 0.05  # a larger drop of ACC is named in the headline
 COLLAPSE = 0.5  # a network that keeps less than this share of its ACC is of no use
 
+_NAMES = {
+    "lambda_max_fisher": "Fisher matrix, top eigenvalue",
+    "lambda_max_residual": "Fisher matrix, residual of the top eigenvalue",
+    "lambda_max_iterations": "Fisher matrix, iterations for the top eigenvalue",
+    "lambda_max_converged": "Fisher matrix, top eigenvalue converged",
+    "trace_fisher": "Fisher matrix, trace (exact)",
+    "fisher": "Fisher matrix",
+    "hessian": "Hessian",
+    "eigenvalues": "top eigenvalues",
+    "residuals": "residuals of the top eigenvalues",
+    "iterations": "iterations for the top eigenvalues",
+    "converged": "top eigenvalues converged",
+    "density.size": "parameters",
+    "density.trace": "trace by probes",
+    "density.trace_standard_error": "standard error of the trace by probes",
+}
+
 
 class Verdict(NamedTuple):
     """A run in words.
@@ -139,15 +156,16 @@ def _unknown(summary: dict[str, Any]) -> list[str]:
         ]
     else:
         sentences = [
-            "A low ASR shows that this trigger does not work. It does not prove that nothing is left: no other "
-            "trigger was tried."
+            "ASR is of this trigger alone. A low ASR does not prove that nothing is left: no other trigger was tried."
         ]
     sentences += [
         "A smaller eigenvalue or trace means a flatter minimum. It is no test for a backdoor.",
         f"This is one run, with seed {summary['seed']}. How far its numbers differ from seed to seed it does not show.",
     ]
-    whens = ("before", "after") if "purified" in summary else ("before",)
-    return sentences + [fault for when in whens for fault in _faults(summary["smoothness"][when], when)]
+    if "purified" not in summary:
+        return sentences + _faults(summary["smoothness"]["before"], "")
+    parts = (_faults(summary["smoothness"][when], f" {when} purification") for when in ("before", "after"))
+    return sentences + [fault for part in parts for fault in part]
 
 
 def _faults(measured: dict[str, Any], when: str) -> list[str]:
@@ -156,18 +174,20 @@ def _faults(measured: dict[str, Any], when: str) -> list[str]:
     for key, value in flatten(measured).items():
         name = in_words(key)
         if value is False and key.endswith("converged"):
-            sentences.append(
-                f"Not converged {when} purification: {name.removesuffix('converged').strip(' ,')}. Its value is an "
-                "estimate of unknown error."
-            )
+            of = name.removesuffix("converged").strip(" ,")
+            sentences.append(f"Not converged{when}: {of}. The values in the table are not settled.")
         elif value is None or (isinstance(value, list) and None in value):
-            sentences.append(f"Not known or not finite {when} purification: {name}.")
+            sentences.append(f"Not known or not finite{when}: {name}.")
     return sentences
 
 
 def in_words(key: str) -> str:
-    """The name of a measurement from its key in `summary.json`."""
-    return key.replace(".", ", ").replace("_", " ")
+    """The name of a measurement from its key in `summary.json`, dots between levels."""
+    if key in _NAMES:
+        return _NAMES[key]
+    first, _, rest = key.partition(".")
+    words = _NAMES.get(first, first), _NAMES.get(rest, rest)
+    return ", ".join(part.replace(".", ", ").replace("_", " ") for part in words if part)
 
 
 def _count(number: int | None) -> str:

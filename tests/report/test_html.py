@@ -114,7 +114,7 @@ def test_the_page_holds_the_numbers_of_the_run():
         "RA, triggered images right: 2.00 % before, 94.00 % after.",
         "Top eigenvalue of the Fisher matrix: fell from 12.35 to 4.5.",
         "Trace of the Fisher matrix: rose from 80 to 160.",
-        "It does not prove that nothing is left",
+        "does not prove that nothing is left",
         "-96.00 points",
         "+92.00 points",
         "0.970",
@@ -168,9 +168,9 @@ def test_what_did_not_converge_or_was_not_finite_is_said():
     given = summary(converged=False, skipped_steps=2)
     given["smoothness"]["after"]["trace_fisher"] = None
     words = Page(html.render(given, config(), [], None)).words
-    assert "Not converged after purification: lambda max. Its value" in words
-    assert "converged yes NO, an estimate of unknown error" in words
-    assert "Not known or not finite after purification: trace fisher." in words
+    assert "Not converged after purification: Fisher matrix, top eigenvalue." in words
+    assert "converged yes NO" in words
+    assert "Not known or not finite after purification: Fisher matrix, trace (exact)." in words
     assert "Fisher matrix, trace (exact) 80 not finite" in words
     assert "Trace of the Fisher matrix:" not in words
     assert "2 steps of purification were not finite" in words
@@ -184,9 +184,9 @@ def test_quantities_that_are_not_known_by_name_are_shown():
     }
     given["smoothness"]["after"] |= {"hessian": {"lambda_max": 2.0, "converged": True, "density": [1.0, 2.0]}}
     words = Page(html.render(given, config(), [], None)).words
-    assert "hessian, lambda max 3 2 hessian, converged NO, an estimate of unknown error yes" in words
-    assert "Not converged before purification: hessian." in words
-    assert "hessian, density" not in words
+    assert "Hessian, lambda max 3 2 Hessian, top eigenvalues converged NO yes" in words
+    assert "Not converged before purification: Hessian, top eigenvalues." in words
+    assert "Hessian, density" not in words
 
 
 def inspected(asr):
@@ -210,9 +210,10 @@ def test_an_inspection_says_that_nothing_was_purified(asr, said):
     words = Page(html.render(inspected(asr), config(mode="inspect"), [], None)).words
     assert f"? The network was inspected, not purified (ACC 98.00 %); {said}." in words
     assert "Rate Suspicious ACC clean images right 98.00 % 96.93 to 98.70 ASR" in words
-    assert "hessian, eigenvalues 3.5, 2.25, not finite hessian, converged NO" in words
-    assert "Not known or not finite before purification: hessian, eigenvalues." in words
-    assert "Not converged before purification: hessian." in words
+    assert "Hessian, top eigenvalues 3.5, 2.25, not finite Hessian, top eigenvalues converged NO" in words
+    assert "Not known or not finite: Hessian, top eigenvalues." in words
+    assert "Not known or not finite: Hessian, standard error of the trace by probes." in words
+    assert "Not converged: Hessian, top eigenvalues." in words
     for part in ("Purified", "What changed", "DER 0.5", "no longer works", "The method"):
         assert part not in words, part
 
