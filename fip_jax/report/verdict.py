@@ -11,6 +11,9 @@ WORKS = 0.2  # above this ASR it "works"
 PRICE = 0.05  # a larger drop of ACC is named in the headline
 COLLAPSE = 0.5  # a network that keeps less than this share of its ACC is of no use
 
+# From fewer, a standard error is known to no better than a third: its own relative error is 1 / sqrt(2 (n - 1)).
+ENOUGH_PROBES = 6
+
 _NAMES = {
     "lambda_max_fisher": "Fisher matrix, top eigenvalue",
     "lambda_max_residual": "Fisher matrix, residual of the top eigenvalue",
@@ -55,7 +58,7 @@ def judge(summary: dict[str, Any], config: dict[str, Any]) -> Verdict:
       summary: the content of `summary.json`.
       config: the content of `config.json`.
     """
-    measured, unknown = _measured(summary, config), _unknown(summary)
+    measured, unknown = _measured(summary, config), _unknown(summary, config)
     if "purified" not in summary:
         return Verdict("unknown", _state(summary["victim"]), measured, [], unknown)
     return Verdict(*_headline(summary["victim"], summary["purified"]), measured, _changed(summary), unknown)
@@ -149,7 +152,7 @@ def _changed(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _unknown(summary: dict[str, Any]) -> list[str]:
+def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
     if summary["victim"]["asr"] is None:
         sentences = [
             "Without a trigger only ACC can be measured, not ASR, RA or DER. A kept ACC says nothing of a backdoor."
@@ -163,6 +166,11 @@ def _unknown(summary: dict[str, Any]) -> list[str]:
         f"This is one run, with seed {summary['seed']}. How far its numbers differ from seed to seed it does not show.",
     ]
     if "purified" not in summary:
+        probes = config["smoothness"]["density_probes"]
+        if probes < ENOUGH_PROBES:
+            sentences.append(
+                f"Standard errors of traces by probes are themselves rough: {probes} probes were drawn."
+            )
         return sentences + _faults(summary["smoothness"]["before"], "")
     parts = (_faults(summary["smoothness"][when], f" {when} purification") for when in ("before", "after"))
     return sentences + [fault for part in parts for fault in part]

@@ -214,6 +214,9 @@ def test_an_inspection_says_that_nothing_was_purified(asr, said):
     assert "Not known or not finite: Hessian, top eigenvalues." in words
     assert "Not known or not finite: Hessian, standard error of the trace by probes." in words
     assert "Not converged: Hessian, top eigenvalues." in words
+    assert "themselves rough: 2 probes were drawn" in words
+    settled = config(mode="inspect", smoothness__density_probes=6)
+    assert "rough" not in Page(html.render(inspected(asr), settled, [], None)).words
     for part in ("Purified", "What changed", "DER 0.5", "no longer works", "The method"):
         assert part not in words, part
 
