@@ -12,6 +12,7 @@ from fip_jax import landscape
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
 from fip_jax.eigen import EigenPairs
+from fip_jax.parallel import axis_of
 from fip_jax.progress import console
 from fip_jax.purify import State
 from fip_jax.smoothness import Matrix, Smoothness
@@ -36,7 +37,10 @@ class Analysis:
         self._key = jax.random.fold_in(jax.random.key(config.seed), 30)
         data = to_device(test.images[: self._config.num_images], test.labels[: self._config.num_images])
         self._smoothness = Smoothness(
-            network.network, data | {"image": to_unit(data["image"])}, self._config.chunk_size
+            network.network,
+            data | {"image": to_unit(data["image"])},
+            self._config.chunk_size,
+            axis_of(config),
         )
 
     def brief(self, network: Suspect | State) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
 from fip_jax.objective import Settings
+from fip_jax.parallel import MODES, axis_of
 
 METHODS = ("fast_fip", "fip", "ft", "ft_sam")
 
@@ -109,6 +110,9 @@ def default_config() -> ConfigDict:
     config.smoothness.slice_reach = 1.0  # distance that the loss is drawn to, along the top eigenvectors
     config.smoothness.slice_points = 11  # a side of the square
 
+    config.parallel = ConfigDict()  # read by parallel.py
+    config.parallel.mode = "none"  # one device; or pmap: all of them, each with its share of every batch
+
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
@@ -162,6 +166,7 @@ def check_config(config: ConfigDict) -> None:
     _expect_one_of(config, "dataset.crop", CROPS)
     _expect_one_of(config, "clean.source", ("train", "test"))
     _expect_one_of(config, "defense.name", METHODS)
+    _expect_one_of(config, "parallel.mode", MODES)
     for key in _POSITIVE:
         _expect(config, key, lambda value: 0 < value < math.inf, "a number above 0")
     for key in _NOT_NEGATIVE:
@@ -214,6 +219,7 @@ def victim_settings(config: ConfigDict, num_images: int) -> Settings:
         momentum=victim.momentum,
         weight_decay=victim.weight_decay,
         warmup=victim.warmup,
+        axis=axis_of(config),
     )
 
 
@@ -221,4 +227,4 @@ def defense_settings(config: ConfigDict) -> Settings:
     """The step's settings for `defense.name`."""
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum, "weight_decay": defense.weight_decay}
-    return Settings(**common, **defense[defense.name].to_dict())
+    return Settings(**common, **defense[defense.name].to_dict(), axis=axis_of(config))

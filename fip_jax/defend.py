@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, convolution, phase, purify, spectral
+from fip_jax import checkpoint, convolution, parallel, phase, purify, spectral
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import make_draw, to_device, to_unit
 from fip_jax.data.split import Split
@@ -75,9 +75,15 @@ def begin(
         if isinstance(network, FunctionNetwork):
             raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         network, params, model_state = spectral.factorise(network, params, model_state)
+    batch_size = min(config.defense.batch_size, len(clean.labels))
+    parallel.check_divides(
+        settings.axis,
+        defense__batch_size=batch_size,
+        **{f"defense__{config.defense.name}__trace_batch_size": settings.trace_batch_size},
+    )
     data = to_device(clean.images, clean.labels)
     objective = make_objective(
-        network.with_convolution(convolution.for_batches()),
+        network.with_convolution(convolution.for_batches()).with_axis(settings.axis),
         batch_statistics=config.defense.batch_statistics,
         dropout=False,
     )
@@ -103,8 +109,8 @@ def begin(
     return Start(
         purify.make_step(objective, settings, draw, penalty),
         purify.init_state(settings, params, model_state, key),
-        anchor,
-        data,
+        parallel.replicate(anchor, settings.axis),
+        parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
     )
@@ -129,7 +135,7 @@ def _share_of_trace(
             for index, chunk in enumerate(chunks(batch, chunk_size))
         ]
         batch = batch | {"label": jnp.concatenate(drawn)}
-    diagonal = Smoothness(network, batch, chunk_size).diagonal(params, model_state)
+    diagonal = Smoothness(network, batch, chunk_size, settings.axis).diagonal(params, model_state)
     trace = sum(leaf.sum() for leaf in jax.tree.leaves(diagonal))
     return jax.block_until_ready(
         jax.tree.map(lambda leaf: leaf / jnp.where(trace > 0, trace, 1).astype(leaf.dtype), diagonal)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fip_jax import parallel
 from fip_jax.per_example import (
     BatchFn,
     ExampleFn,
@@ -48,7 +49,12 @@ def trace(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: int
 
 
 def estimate_trace(
-    log_probs_fn: BatchFn, params: PyTree, batch: PyTree, key: jax.Array, num_probes: int = 1
+    log_probs_fn: BatchFn,
+    params: PyTree,
+    batch: PyTree,
+    key: jax.Array,
+    num_probes: int = 1,
+    axis: str | None = None,
 ) -> jax.Array:
     r"""Unbiased estimate of `trace` with the memory of one ordinary gradient.
 
@@ -65,18 +71,20 @@ def estimate_trace(
       batch: pytree of arrays `[N, ...]`.
       key: PRNG key of the probes.
       num_probes: probes averaged; the variance falls as 1 / num_probes, the cost grows with it.
+      axis: of the devices that `batch` is spread over (see `parallel`); the result is that of the whole batch.
 
     Returns:
       A scalar, >= 0.
     """
-    count = num_examples(batch)
+    count = num_examples(batch) * parallel.size(axis)
 
     def weighted_log_prob(params, signs):
         log_probs = log_probs_fn(params, batch)
         return jnp.vdot(signs.astype(log_probs.dtype), log_probs)
 
     def one_probe(probe_key):
-        gradient = jax.grad(weighted_log_prob)(params, jax.random.rademacher(probe_key, (count,)))
+        signs = parallel.share(jax.random.rademacher(probe_key, (count,)), axis)
+        gradient = parallel.total(jax.grad(weighted_log_prob)(params, signs), axis)
         return optax.tree.norm(gradient, squared=True) / count
 
     if num_probes == 1:

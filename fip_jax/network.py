@@ -31,6 +31,7 @@ class Network(NamedTuple):
       mean: per channel, subtracted from images in [0, 1].
       std: per channel, divides what is left.
       convolve: the convolution, with the signature of `jax.lax.conv_general_dilated`.
+      axis: of the devices over whose shares together BatchNorm takes the statistics of a batch (see `parallel`).
     """
 
     graphdef: Any
@@ -38,6 +39,11 @@ class Network(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    axis: str | None = None
+
+    def with_axis(self, axis: str | None) -> "Network":
+        """The same network for batches that are spread over several devices."""
+        return self._replace(axis=axis)
 
     def with_convolution(self, convolve: Callable[..., jax.Array]) -> "Network":
         """The same network with another implementation of the convolution."""
@@ -74,6 +80,8 @@ class Network(NamedTuple):
         for _, part in nnx.iter_modules(module):
             if isinstance(part, nnx.Conv):
                 part.conv_general_dilated = self.convolve
+            elif isinstance(part, nnx.BatchNorm):
+                part.axis_name = self.axis
         shape = (1, 1, 1, len(self.mean))
         shift = jnp.asarray(self.mean, images.dtype).reshape(shape)
         scale = jnp.asarray(self.std, images.dtype).reshape(shape)
@@ -90,6 +98,10 @@ class FunctionNetwork(NamedTuple):
     """
 
     apply_fn: Callable[[PyTree, jax.Array], jax.Array]
+
+    def with_axis(self, axis: str | None) -> "FunctionNetwork":
+        """Itself: it takes no statistics of a batch."""
+        return self
 
     def with_convolution(self, convolve: Callable[..., jax.Array]) -> "FunctionNetwork":
         """Itself: the function brings its own convolutions."""

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fip_jax import fisher, sam
+from fip_jax import fisher, parallel, sam
 from fip_jax.per_example import PyTree, of_one_example
 
 
@@ -50,6 +50,7 @@ class Settings:
       retain: w, share of the suspicious network's answers in the loss, in [0, 1].
       retain_from: fraction of the steps after which `retain` begins.
       temperature: T, of these answers.
+      axis: of the devices that each batch is spread over (see `parallel`); None for one device.
     """
 
     learning_rate: float
@@ -68,6 +69,7 @@ class Settings:
     retain: float = 0.0
     retain_from: float = 0.0
     temperature: float = 1.0
+    axis: str | None = None
 
     @property
     def anchored(self) -> bool:
@@ -118,11 +120,13 @@ class Objective(NamedTuple):
         return self.logits_fn(params, model_state, batch)
 
     def with_drawn_labels(
-        self, params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array
+        self, params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array, axis: str | None = None
     ) -> dict[str, Any]:
         """The batch with labels drawn from the network's own probabilities: those of the true Fisher matrix."""
         logits = jax.lax.stop_gradient(self.logits(params, model_state, batch))
-        return {**batch, "label": jax.random.categorical(key, logits).astype(batch["label"].dtype)}
+        # Of the whole batch at once, so that the labels do not depend on how it is spread.
+        drawn = parallel.share(jax.random.categorical(key, parallel.gather(logits, axis)), axis)
+        return {**batch, "label": drawn.astype(batch["label"].dtype)}
 
 
 class Anchor(NamedTuple):
@@ -139,7 +143,8 @@ class Anchor(NamedTuple):
     model_state: PyTree = None
 
 
-# `(objective, settings, params, model_state, examples, key) -> scalar`
+# `(objective, settings, params, model_state, examples, key) -> scalar`; over several devices (`settings.axis`) their
+# mean counts.
 Penalty = Callable[[Objective, Settings, PyTree, PyTree, PyTree, jax.Array], jax.Array]
 
 
@@ -154,14 +159,14 @@ def trace_of_fisher(
     """Tr F over some examples, exact or estimated, scalar."""
     if settings.true_fisher:
         key, label_key = jax.random.split(key)
-        examples = objective.with_drawn_labels(params, model_state, examples, label_key)
+        examples = objective.with_drawn_labels(params, model_state, examples, label_key, settings.axis)
 
     def log_probs_fn(params, batch):
         return objective.log_probs_fn(params, model_state, batch)
 
     if not settings.num_probes:
         return fisher.trace(of_one_example(log_probs_fn), params, examples)
-    return fisher.estimate_trace(log_probs_fn, params, examples, key, settings.num_probes)
+    return fisher.estimate_trace(log_probs_fn, params, examples, key, settings.num_probes, settings.axis)
 
 
 class Gradient(NamedTuple):
@@ -186,10 +191,15 @@ def gradient(
     """Gradient of the loss and the trace term, both at the SAM point where there is a radius.
 
     The loss and the model state come from the unperturbed parameters, so that BatchNorm statistics never see perturbed
-    weights.
+    weights. Over several devices `batch` is each device's share.
     """
     loss_key, probe_key = jax.random.split(key)
-    loss_fn = jax.value_and_grad(lambda p: objective.loss_fn(p, model_state, batch, loss_key), has_aux=True)
+    loss_key = parallel.own_key(loss_key, settings.axis)
+
+    def loss_fn(params):
+        found = jax.value_and_grad(lambda p: objective.loss_fn(p, model_state, batch, loss_key), has_aux=True)
+        return parallel.mean(found(params), settings.axis)
+
     (loss, new_state), result = loss_fn(params)
     if settings.radius:
         away = sam.perturbation(params, result, settings.radius, settings.adaptive)
@@ -198,10 +208,10 @@ def gradient(
     if not settings.eta_f:
         return Gradient(result, loss, jnp.zeros_like(loss), jnp.zeros((), bool), new_state)
 
-    examples = jax.tree.map(lambda leaf: leaf[: settings.trace_batch_size], without_guide(batch))
-    trace, smoothing = jax.value_and_grad(
-        lambda p: penalty(objective, settings, p, model_state, examples, probe_key)
-    )(params)
+    count = settings.trace_batch_size and settings.trace_batch_size // parallel.size(settings.axis)
+    examples = jax.tree.map(lambda leaf: leaf[:count], without_guide(batch))
+    found = jax.value_and_grad(lambda p: penalty(objective, settings, p, model_state, examples, probe_key))
+    trace, smoothing = parallel.mean(found(params), settings.axis)
     result, limited = add_smoothing(result, smoothing, settings)
     return Gradient(result, loss, trace, limited, new_state)
 

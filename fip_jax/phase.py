@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fip_jax import purify
+from fip_jax import parallel, purify
 from fip_jax.checkpoint import Checkpoints
 from fip_jax.errors import UserError
 from fip_jax.objective import Anchor
@@ -79,7 +79,7 @@ class _Recorder:
             self._task.update(taken)
         if last or self._due():
             self._collect()
-            self._checkpoints.save(taken, state, self._notes)
+            self._checkpoints.save(taken, parallel.on_one(state), self._notes)
             self._workdir.save()
 
     def _collect(self) -> None:
@@ -101,7 +101,7 @@ class _Recorder:
         self._collect()
         count = self._notes["count"]
         values = {name: self._notes[name] / count if count else None for name in MEANS}
-        rates = self._phase.measure(state)
+        rates = self._phase.measure(parallel.on_one(state))
         skipped = int(state.num_skipped)
         self._log.append(
             self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates

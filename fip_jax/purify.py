@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fip_jax import parallel
 from fip_jax.objective import (
     Anchor,
     Objective,
@@ -109,7 +110,9 @@ def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTre
 def make_step(
     objective: Objective, settings: Settings, draw: DrawFn, penalty: Penalty = trace_of_fisher
 ) -> StepFn:
-    """The jitted step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
+    """The compiled step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
+
+    With `settings.axis` it runs on all devices, each of which draws the whole batch and takes its share.
 
     Args:
       objective: the network.
@@ -126,7 +129,8 @@ def make_step(
 
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
         draw_key, step_key = jax.random.split(state.key)
-        batch = with_guide(objective, settings, anchor, draw(draw_key, state.step, data), state.step)
+        batch = parallel.share(draw(draw_key, state.step, data), settings.axis)
+        batch = with_guide(objective, settings, anchor, batch, state.step)
         key = jax.random.fold_in(step_key, state.step)
         found = gradient(objective, settings, state.params, state.model_state, batch, key, penalty)
         updates, opt_state = tx.update(found.total, state.opt_state, state.params)
@@ -146,7 +150,7 @@ def make_step(
         norm = optax.tree.norm(found.total)
         return counted, Metrics(found.loss, found.trace, found.limited, norm, learning_rate, finite)
 
-    return jax.jit(step, donate_argnums=0)
+    return parallel.jit_step(step, settings.axis)
 
 
 def all_finite(tree: PyTree) -> jax.Array:
@@ -175,10 +179,10 @@ def run(
         next step consumes it) and the metrics.
 
     Returns:
-      The state after the last step.
+      The state after the last step, on one device.
     """
     for taken in range(int(state.step) + 1, num_steps + 1):
         state, metrics = step_fn(state, anchor, data)
         if on_step is not None:
             on_step(taken, state, metrics)
-    return state
+    return parallel.on_one(state)

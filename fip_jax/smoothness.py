@@ -7,30 +7,35 @@ from typing import Any, Literal
 
 import jax
 
-from fip_jax import convolution, eigen, fisher, hessian, spectrum
+from fip_jax import convolution, eigen, fisher, hessian, parallel, spectrum
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example
 
 Matrix = Literal["fisher", "hessian"]
 
 
-def chunks(batch: PyTree, chunk_size: int) -> Iterator[PyTree]:
-    """Consecutive parts of `batch` of nearly equal size, at most `chunk_size` each.
+def chunks(batch: PyTree, chunk_size: int, devices: int = 1) -> Iterator[PyTree]:
+    """Consecutive parts of `batch` of nearly equal size, at most `chunk_size` each for every device.
+
+    All but a last one of fewer examples than devices are multiples of the number of devices.
 
     A loop over these on the host, where `per_example.sum_over_chunks` loops on the device: XLA's CPU
     convolutions are many times slower inside of a compiled loop.
     """
     total = num_examples(batch)
-    parts = -(-total // chunk_size)
-    edges = [total * part // parts for part in range(parts + 1)]
+    shares = total // devices
+    parts = -(-shares // chunk_size)
+    edges = [shares * part // parts * devices for part in range(parts + 1)] if parts else [0]
+    if edges[-1] < total:
+        edges.append(total)
     for start, end in itertools.pairwise(edges):
         yield jax.tree.map(lambda leaf, start=start, end=end: leaf[start:end], batch)
 
 
-def mean_over_chunks(fn: Any, batch: PyTree, chunk_size: int) -> PyTree:
-    """Mean over examples of `fn(chunk)`, itself a mean over the examples of a chunk."""
+def mean_over_chunks(fn: Any, batch: PyTree, chunk_size: int, devices: int = 1) -> PyTree:
+    """Mean over examples of `fn(chunk)`, itself a mean over the examples of a chunk (see `chunks`)."""
     total, result = num_examples(batch), None
-    for chunk in chunks(batch, chunk_size):
+    for chunk in chunks(batch, chunk_size, devices):
         share = num_examples(chunk) / total
         part = jax.tree.map(lambda leaf, share=share: share * leaf, fn(chunk))
         result = part if result is None else jax.tree.map(jax.numpy.add, result, part)
@@ -45,31 +50,42 @@ class Smoothness:
     Args:
       network: the network.
       batch: `{"image": float32 [N, H, W, C] in [0, 1], "label": int32 [N]}`.
-      chunk_size: examples whose gradients are held at once.
+      chunk_size: examples whose gradients a device holds at once.
+      axis: to spread the examples over this host's devices (see `parallel`); None for one device.
     """
 
-    def __init__(self, network: Network | FunctionNetwork, batch: PyTree, chunk_size: int):
-        self._batch, self._chunk_size = batch, chunk_size
+    def __init__(
+        self,
+        network: Network | FunctionNetwork,
+        batch: PyTree,
+        chunk_size: int,
+        axis: str | None = None,
+    ):
+        self._batch, self._chunk_size, self._axis = batch, chunk_size, axis
         for_gradients = network.with_convolution(convolution.for_per_example_gradients())
         for_batches = make_log_probs_fn(network.with_convolution(convolution.for_batches()))
 
-        @functools.partial(jax.jit, static_argnums=0)
-        def of_examples(quantity, params, model_state, chunk, *rest):
+        def of_examples(quantity, chunk, params, model_state, *rest):
             log_probs_fn = make_log_probs_fn(network if quantity is fisher.product else for_gradients)
             of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
             return quantity(of_one, params, chunk, *rest)
 
-        @functools.partial(jax.jit, static_argnums=0)
-        def of_loss(quantity, params, model_state, chunk, *rest):
+        def of_loss(quantity, chunk, params, model_state, *rest):
             return quantity(lambda p, batch: -for_batches(p, model_state, batch).mean(), params, chunk, *rest)
 
         self._of_examples, self._of_loss = of_examples, of_loss
-
-    def _mean(self, jitted: Any, *arguments: Any) -> PyTree:
-        quantity, params, model_state, *rest = arguments
-        return mean_over_chunks(
-            lambda chunk: jitted(quantity, params, model_state, chunk, *rest), self._batch, self._chunk_size
+        self._compiled = functools.cache(
+            lambda of_chunk, quantity, axis: parallel.map_shares(functools.partial(of_chunk, quantity), axis)
         )
+
+    def _mean(self, of_chunk: Any, quantity: Any, *arguments: PyTree) -> PyTree:
+        devices = parallel.local_size(self._axis)
+
+        def mean(chunk):
+            axis = self._axis if num_examples(chunk) % devices == 0 else None
+            return self._compiled(of_chunk, quantity, axis)(chunk, *arguments)
+
+        return mean_over_chunks(mean, self._batch, self._chunk_size, devices)
 
     def loss(self, params: PyTree, model_state: PyTree) -> float:
         """Mean cross-entropy."""

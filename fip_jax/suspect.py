@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, phase, purify
+from fip_jax import checkpoint, parallel, phase, purify
 from fip_jax.config import victim_settings
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.own_images import is_path
@@ -166,7 +166,9 @@ def train(
         params, model_state = checkpoint.load_model(folder, suspect.params, suspect.model_state)
         return suspect._replace(params=params, model_state=model_state)
     settings = victim_settings(config, len(split.labels))
-    objective = make_objective(suspect.network, batch_statistics=True, dropout=True)
+    parallel.check_divides(settings.axis, victim__batch_size=min(config.victim.batch_size, len(split.labels)))
+    network = suspect.network.with_axis(settings.axis)
+    objective = make_objective(network, batch_statistics=True, dropout=True)
     draw = make_draw(config.victim.batch_size, config.dataset.crop_padding, config.dataset.flip)
     key = jax.random.fold_in(jax.random.key(config.seed), 10)
     outcome = phase.run(
@@ -182,7 +184,7 @@ def train(
         purify.make_step(objective, settings, draw),
         purify.init_state(settings, suspect.params, suspect.model_state, key),
         None,
-        to_device(split.images, split.labels),
+        parallel.replicate(to_device(split.images, split.labels), settings.axis),
     )
     checkpoint.save_model(folder, outcome.state.params, outcome.state.model_state, suspect.description)
     return suspect._replace(params=outcome.state.params, model_state=outcome.state.model_state)

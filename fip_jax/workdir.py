@@ -44,7 +44,13 @@ def read_json(path: Path) -> Any:
 
 
 # Where things lie and how often they are saved does not change what a run computes.
-_FREE_KEYS = {"dataset.data_dir", "dataset.manual_dir", "report.checkpoint_seconds"}
+# Several devices compute it up to rounding (and the victim's dropout masks).
+_FREE_KEYS = {
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "report.checkpoint_seconds",
+    "parallel.mode",
+}
 
 
 class Workdir:
