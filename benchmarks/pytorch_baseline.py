@@ -1,0 +1,282 @@
+"""The purification step in PyTorch, the same mathematics as `fip_jax.objective`, to compare results and times with.
+
+Written as somebody who knows PyTorch would: channels-last memory, autograd for what is a sum over a batch,
+`torch.func` for per-example gradients and Fisher-vector products, foreach kernels for everything element-wise, and
+`torch.compile` around each of the differentiated functions where that is asked for.
+
+One thing is PyTorch's own: its BatchNorm keeps the unbiased variance in the running statistics.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, grad, grad_and_value, jvp, vjp, vmap
+from torch.nn import functional
+
+from benchmarks.pytorch_networks import PreActBlock, ResNet, SmallVgg
+from fip_jax.objective import Settings
+
+Tensors = dict[str, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor]  # images [N, 3, H, W] in [0, 1], labels [N]
+
+
+def build(name: str, num_classes: int, width: int, arrays: dict[str, np.ndarray]) -> nn.Module:
+    """The network called `name` in fip_jax with the weights that `interop.state_dict.to_torch` gives."""
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "small_vgg": lambda: SmallVgg(num_classes, width),
+        "preact_resnet18": lambda: ResNet(num_classes, width, PreActBlock, False),
+    }
+    module = networks[name]()
+    module.load_state_dict({key: torch.tensor(array) for key, array in arrays.items()}, strict=False)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Factored(nn.Module):
+    """A layer as U diag(relu(s + shift)) V^T, of which the shift alone is trained (Fast FIP)."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear):
+        super().__init__()
+        weight = layer.weight.detach()
+        u, values, vt = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        self.down, self.up = copy.deepcopy(layer), copy.deepcopy(layer)
+        self.down.weight, self.down.bias = nn.Parameter(vt.reshape(-1, *weight.shape[1:])), None
+        if isinstance(layer, nn.Conv2d):
+            self.up = nn.Conv2d(len(values), len(u), 1, bias=layer.bias is not None)
+        self.up.weight = nn.Parameter(u.reshape(*u.shape, *[1] * (weight.ndim - 2)))
+        self.up.bias = layer.bias
+        self.register_buffer("values", values)
+        self.shift = nn.Parameter(torch.zeros_like(values))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.down(x)
+        scale = functional.relu(self.get_buffer("values") + self.shift)
+        return self.up(y * scale.reshape(1, -1, *[1] * (y.ndim - 2)))
+
+
+def factorise(module: nn.Module) -> nn.Module:
+    """A copy in which shifts and the parameters of BatchNorm alone are trained."""
+    module = copy.deepcopy(module)
+    for path, part in list(module.named_modules()):
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, Factored(part))
+    for name, parameter in module.named_parameters():
+        owner = module.get_submodule(name.rpartition(".")[0])
+        parameter.requires_grad_(name.endswith("shift") or isinstance(owner, nn.BatchNorm2d))
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Metrics(NamedTuple):
+    """Scalars of a step, before its update."""
+
+    loss: torch.Tensor
+    trace: torch.Tensor
+
+
+class Purification:
+    """The steps of a method.
+
+    Args:
+      module: the suspicious network; copied.
+      settings: the method, as fip_jax has it.
+      diagonal: of the Fisher matrix, by name, where there is an eta_r term.
+      compiled: whether to use `torch.compile`.
+      official: whether the trace is replaced by the term that the paper's published code has in its place, which is
+        zero-mean noise (see `benchmarks.purification.official`).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: Settings,
+        diagonal: Tensors | None = None,
+        *,
+        compiled: bool = False,
+        official: bool = False,
+    ):
+        self.settings, self._diagonal = settings, diagonal
+        self._official, self._compiled = official, compiled
+        self._train, self._eval = copy.deepcopy(module).train(), copy.deepcopy(module).eval()
+        for part in self._train.modules():
+            if isinstance(part, nn.Dropout):
+                part.eval()
+        names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        everything = dict(self._train.named_parameters()) | dict(self._train.named_buffers())
+        self.params = {name: everything[name] for name in names}
+        self.state = {name: tensor.detach() for name, tensor in everything.items() if name not in names}
+        self._anchor = {name: tensor.detach().clone() for name, tensor in everything.items()}
+        self._optimizer = torch.optim.SGD(
+            self.params.values(),
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        wrap = torch.compile if compiled else (lambda fn: fn)
+        self._loss = wrap(self._loss_fn)
+        self._trace_gradient = wrap(grad_and_value(self._trace_fn)) if compiled else self._by_autograd
+        self._logits = wrap(self._logits_fn)
+
+    def _logits_fn(self, params: Tensors, state: Tensors, images: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._eval, {**state, **params}, (images,))
+
+    def _log_probs(self, params: Tensors, state: Tensors, batch: Batch) -> torch.Tensor:
+        logits = self._logits_fn(params, state, batch[0])
+        return -functional.cross_entropy(logits, batch[1], reduction="none")
+
+    def _loss_fn(self, params, state, batch, guide, weight) -> torch.Tensor:
+        logits = functional_call(self._train, {**state, **params}, (batch[0],))
+        loss = functional.cross_entropy(logits, batch[1])
+        if guide is None:
+            return loss
+        t = self.settings.temperature
+        ours, theirs = (functional.log_softmax(x / t, dim=-1) for x in (logits, guide))
+        kl = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        return (1 - weight) * loss + weight * t**2 * kl
+
+    def _trace_fn(self, params: Tensors, state: Tensors, batch: Batch, noise: Any) -> torch.Tensor:
+        """Tr F, estimated with the signs `noise`, or exactly; or what the official code has."""
+        if self._official:
+            return self._official_fn(params, state, batch, noise)
+        if self.settings.num_probes:
+            gradient = self._first(
+                lambda p: torch.dot(noise, self._log_probs(p, state, batch)), params
+            ).values()
+        else:
+
+            def of_one(p, image, label):
+                return self._log_probs(p, state, (image[None], label[None]))[0]
+
+            gradient = vmap(grad(of_one), in_dims=(None, 0, 0))(params, *batch).values()
+        return sum((g.square().sum() for g in gradient), torch.zeros(())) / len(batch[1])
+
+    def _official_fn(self, params, state, batch, noise) -> torch.Tensor:
+        def mean_over_pairs(p):
+            return functional.log_softmax(self._logits_fn(p, state, batch[0]), dim=-1)[:, batch[1]].mean()
+
+        gradient = self._first(mean_over_pairs, params)
+        return sum(((gradient[name] * noise[name]).sum() for name in params), torch.zeros(()))
+
+    def _first(self, fn: Callable[[Tensors], torch.Tensor], params: Tensors) -> Tensors:
+        """Gradient that can be differentiated again: by autograd in eager mode, by `torch.func` when compiled."""
+        if self._compiled:
+            return grad(fn)(params)
+        return dict(
+            zip(
+                params, torch.autograd.grad(fn(params), list(params.values()), create_graph=True), strict=True
+            )
+        )
+
+    def _by_autograd(self, params, state, batch, noise) -> tuple[Tensors, torch.Tensor]:
+        value = self._trace_fn(params, state, batch, noise)
+        return dict(
+            zip(params, torch.autograd.grad(value, list(params.values())), strict=True)
+        ), value.detach()
+
+    def gradient_of_loss(self, batch: Batch, guide: torch.Tensor | None, weight: float) -> Any:
+        """(gradients in the order of `params`, loss); moves the running statistics."""
+        value = self._loss(self.params, self.state, batch, guide, weight)
+        return torch.autograd.grad(value, list(self.params.values())), value.detach()
+
+    def gradient_of_trace(
+        self, batch: Batch, noise: Any, state: Tensors | None = None
+    ) -> tuple[Tensors, torch.Tensor]:
+        """(gradients by name, trace); `noise` as `noise_for` draws it, `state` other statistics than those now."""
+        return self._trace_gradient(self.params, state or self.state, batch, noise)
+
+    def noise_for(self, num: int) -> Any:
+        """Rademacher signs of `num` examples; for the official term normal noise for every parameter."""
+        if self._official:
+            return {name: torch.randn_like(parameter) for name, parameter in self.params.items()}
+        like = next(iter(self.params.values()))
+        return torch.randint(0, 2, (num,), device=like.device).to(like.dtype) * 2 - 1
+
+    def step(self, batch: Batch, noise: Any, learning_rate: float, retain: float) -> Metrics:
+        """One step; `retain` is the weight of the suspicious network's answers in this step."""
+        settings, leaves = self.settings, list(self.params.values())
+        guide = None
+        if settings.retain:
+            with torch.no_grad():
+                guide = self._logits({}, self._anchor, batch[0])
+        # The trace takes the statistics from before this batch.
+        before = {
+            name: tensor.clone() if "running" in name else tensor for name, tensor in self.state.items()
+        }
+        gradients, loss = self.gradient_of_loss(batch, guide, retain)
+        away: Any = None
+        if settings.radius:
+            gradients, away = self._at_sam_point(batch, guide, retain, gradients)
+        trace = torch.zeros(())
+        if settings.eta_f:
+            size = settings.trace_batch_size
+            found, trace = self.gradient_of_trace((batch[0][:size], batch[1][:size]), noise, before)
+            gradients = self._with_trace(gradients, list(found.values()))
+        if away is not None:
+            with torch.no_grad():
+                torch._foreach_sub_(leaves, away)
+        for parameter, gradient in zip(leaves, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+        if settings.eta_r:
+            self._pull(settings.eta_r * learning_rate / (1 - settings.momentum))
+        return Metrics(loss, trace)
+
+    def _at_sam_point(self, batch, guide, retain, gradients) -> tuple[Any, list[torch.Tensor]]:
+        """Moves to the SAM point; gradients there, and the way back."""
+        leaves = [parameter.detach() for parameter in self.params.values()]
+        scales = [p.abs() if self.settings.adaptive else torch.ones_like(p) for p in leaves]
+        scaled = torch._foreach_mul(list(gradients), scales)
+        factor = self.settings.radius / torch.stack(torch._foreach_norm(scaled)).norm()
+        away = torch._foreach_mul(torch._foreach_mul(scaled, scales), factor)
+        with torch.no_grad():
+            torch._foreach_add_(leaves, away)
+        buffers = [tensor for name, tensor in self.state.items() if "running" in name]
+        kept = [tensor.clone() for tensor in buffers]
+        gradients, _ = self.gradient_of_loss(batch, guide, retain)
+        torch._foreach_copy_(buffers, kept)  # statistics never see perturbed weights
+        return gradients, away
+
+    def _with_trace(self, gradients: Any, smoothing: list[torch.Tensor]) -> list[torch.Tensor]:
+        norm = self.settings.eta_f * torch.stack(torch._foreach_norm(smoothing)).norm()
+        allowed = self.settings.trace_limit * torch.stack(torch._foreach_norm(list(gradients))).norm()
+        factor = self.settings.eta_f * torch.where(norm > allowed, allowed / norm.clamp_min(1e-30), 1.0)
+        return torch._foreach_add(list(gradients), torch._foreach_mul(smoothing, factor))
+
+    def _pull(self, strength: float) -> None:
+        assert self._diagonal is not None
+        with torch.no_grad():
+            for name, parameter in self.params.items():
+                weight = strength * self._diagonal[name]
+                parameter.add_(weight * self._anchor[name]).div_(1 + weight)
+
+    def product(self, batch: Batch, vector: Tensors) -> Tensors:
+        """Fisher-vector product over a batch."""
+
+        def log_probs(p):
+            return self._log_probs(p, self.state, batch)
+
+        params = {name: parameter.detach() for name, parameter in self.params.items()}
+        _, along = jvp(log_probs, (params,), (vector,))
+        return vjp(log_probs, params)[1](along / len(batch[1]))[0]
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Classes of uint8 images `[N, 3, H, W]`."""
+        with torch.no_grad():
+            return self._logits(self.params, self.state, images.float() / 255).argmax(1)
+
+
+def draw(
+    images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, generator: torch.Generator, padding: int
+) -> Batch:
+    """The examples `order` of uint8 images `[N, 3, H, W]`, shifted at random, in [0, 1]."""
+    size, count = images.shape[-1], len(order)
+    padded = functional.pad(images[order], (padding,) * 4)
+    corners = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
+    rows, columns = corners + torch.arange(size, device=images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2).float() / 255, labels[order]  # channels last in memory

@@ -1,0 +1,73 @@
+"""The networks that the benchmark times, in PyTorch, with the names of layers that their published files have."""
+
+from torch import nn
+from torch.nn import functional
+
+
+def conv(a, b, size=3, stride=1, bias=False):
+    return nn.Conv2d(a, b, size, stride, size // 2, bias=bias)
+
+
+class SmallVgg(nn.Module):
+    def __init__(self, num_classes, width):
+        super().__init__()
+        layers, a = [], 3
+        for stage, rate in enumerate((0.3, 0.4, 0.4)):
+            b = width * 2**stage
+            for _ in range(2):
+                layers += [conv(a, b, bias=True), nn.BatchNorm2d(b), nn.ELU()]
+                a = b
+            layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(a * 16, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(a), conv(a, b, stride=stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(b), conv(b, b)
+        if stride != 1 or a != b:
+            self.shortcut = nn.Sequential(conv(a, b, 1, stride))
+
+    def forward(self, x):
+        out = functional.relu(self.bn1(x))
+        shortcut = self.shortcut(out) if hasattr(self, "shortcut") else x
+        return self.conv2(functional.relu(self.bn2(self.conv1(out)))) + shortcut
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(a, b, stride=stride), nn.BatchNorm2d(b)
+        self.conv2, self.bn2 = conv(b, b), nn.BatchNorm2d(b)
+        needed = stride != 1 or a != b
+        self.shortcut = nn.Sequential(*[conv(a, b, 1, stride), nn.BatchNorm2d(b)] if needed else [])
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        return functional.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    def __init__(self, num_classes, width, block, activated):
+        super().__init__()
+        self.conv1, a = conv(3, width), width
+        self.activated = activated
+        if activated:
+            self.bn1 = nn.BatchNorm2d(width)
+        for index, stride in enumerate((1, 2, 2, 2)):
+            b = width * 2**index
+            setattr(self, f"layer{index + 1}", nn.Sequential(block(a, b, stride), block(b, b, 1)))
+            a = b
+        self.linear = nn.Linear(a, num_classes)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        if self.activated:
+            x = functional.relu(self.bn1(x))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(x.mean((2, 3)))
