@@ -260,7 +260,8 @@ class Purification:
             return self._log_probs(p, self.state, batch)
 
         params = {name: parameter.detach() for name, parameter in self.params.items()}
-        _, along = jvp(log_probs, (params,), (vector,))
+        tangents = {name: vector[name] for name in params}  # dicts have to agree in their order as well
+        _, along = jvp(log_probs, (params,), (tangents,))
         return vjp(log_probs, params)[1](along / len(batch[1]))[0]
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from fip_jax.interop.state_dict import to_torch  # noqa: E402
 from fip_jax.models import create_model  # noqa: E402
 from fip_jax.network import make_objective, split_module  # noqa: E402
 from fip_jax.objective import Anchor, Settings, trace_of_fisher  # noqa: E402
+from fip_jax.smoothness import Smoothness  # noqa: E402
 
 NUM, CLASSES, WIDTH, SIZE = 16, 5, 4, 32
 # Gradients pass through some twenty layers in float32, each of which sums thousands of terms in another order.
@@ -163,8 +164,6 @@ def test_products_are_the_same(case):
     (network, params, model_state), batch, module, theirs = case
     rng = np.random.default_rng(3)
     vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), params)
-    from fip_jax.smoothness import Smoothness
-
     expected = as_torch_names(Smoothness(network, batch, 64).product(params, model_state, vector), {})
     names = as_torch_names(vector, {})
     found = baseline.Purification(module, settings("ft")).product(
