@@ -32,7 +32,7 @@ def build(name: str, num_classes: int, width: int, arrays: dict[str, np.ndarray]
     }
     module = networks[name]()
     module.load_state_dict({key: torch.tensor(array) for key, array in arrays.items()}, strict=False)
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(memory_format=torch.channels_last)
 
 
 class Factored(nn.Module):
@@ -67,7 +67,7 @@ def factorise(module: nn.Module) -> nn.Module:
     for name, parameter in module.named_parameters():
         owner = module.get_submodule(name.rpartition(".")[0])
         parameter.requires_grad_(name.endswith("shift") or isinstance(owner, nn.BatchNorm2d))
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(memory_format=torch.channels_last)
 
 
 class Metrics(NamedTuple):
