@@ -160,6 +160,8 @@ def test_the_official_term_is_the_same(case):
     np.testing.assert_allclose(float(found), expected, rtol=RTOL, atol=1e-4)
 
 
+# PyTorch's own, when its forward mode is first used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_products_are_the_same(case):
     (network, params, model_state), batch, module, theirs = case
     rng = np.random.default_rng(3)
