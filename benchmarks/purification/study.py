@@ -134,12 +134,14 @@ def main() -> None:
     parser.add_argument("--table", choices=sorted(TABLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
     parser.add_argument("--share", default="0/1", help="I/N: of every N runs the one with index I")
+    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=models.MODELS, help="no others")
     models.add_places(parser)
     arguments = parser.parse_args()
     compiled.keep()
     places = models.places(arguments)
     share, shares = map(int, arguments.share.split("/"))
-    runs = pending(itertools.islice(TABLES[arguments.table](), share, None, shares), arguments.out)
+    table = (run for run in TABLES[arguments.table]() if run.model in arguments.models)
+    runs = pending(itertools.islice(table, share, None, shares), arguments.out)
     for name in dict.fromkeys(run.model for run in runs):
         if name in models.TRAINED:
             models.train(name, places)
