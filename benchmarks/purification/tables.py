@@ -39,27 +39,33 @@ TUNED_ON = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11"
 
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on."""
+
+    def fisher(method: str = "fip", **changes: Any) -> Settings:
+        common = {"learning_rate": 0.05, "trace_limit": 0.1, "retain_from": 0.3}
+        return settings(**{f"{method}__{key}": value for key, value in (common | changes).items()})
+
     grid: list[tuple[str, Settings]] = [
-        ("fip", settings(fip__learning_rate=rate, fip__trace_limit=limit))
+        ("fip", fisher(learning_rate=rate, trace_limit=limit))
         for rate, limit in ((0.1, 0.3), (0.1, 0.0), (0.07, 0.3), (0.05, 0.3), (0.05, 0.1), (0.05, 0.0))
     ]
-    for changes in (
-        {"retain_from": 0.5},
-        {"retain": 0.5},
-        {"eta_r": 5.0},
-        {"radius": 0.3},
-        {"true_fisher": True},
-        {"retain": 0.0, "eta_r": 20.0},
-    ):
-        common = {"learning_rate": 0.1, "trace_limit": 0.3}
-        grid.append(("fip", settings(**{f"fip__{key}": value for key, value in (common | changes).items()})))
+    grid += [
+        ("fip", fisher(**{"learning_rate": 0.1, "trace_limit": 0.3, **changes}))
+        for changes in (
+            {"retain_from": 0.5},
+            {"retain": 0.5},
+            {"eta_r": 5.0},
+            {"radius": 0.3},
+            {"true_fisher": True},
+            {"retain": 0.0, "eta_r": 20.0},
+        )
+    ]
     grid += [("ft", settings(ft__learning_rate=rate)) for rate in (0.05, 0.1)]
     grid += [
         ("ft_sam", settings(ft_sam__learning_rate=rate, ft_sam__radius=radius))
         for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3))
     ]
-    grid += [("fast_fip", settings(fast_fip__learning_rate=rate)) for rate in (0.1, 0.3, 0.5)]
-    grid += [("fip_noise", settings(fip__eta_f=value)) for value in (1e-2, 1.0)]
+    grid += [("fast_fip", fisher("fast_fip", learning_rate=rate)) for rate in (0.1, 0.3, 0.5)]
+    grid += [("fip_noise", fisher(eta_f=value)) for value in (1e-2, 1.0)]
     for method, changed in grid:
         for model in TUNED_ON:
             yield Run(model, method, changed)
