@@ -136,12 +136,12 @@ def _purify(
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:
 
         def follow(taken: int, state: purify.State, metrics: purify.Metrics) -> None:
-            task.update(taken, loss=float(metrics.loss))
+            task.update(taken, loss=float(metrics.loss.mean()))
 
-        state = purify.run(start.step_fn, start.state, start.anchor, start.data, start.num_steps, follow)
+        state = start.run(follow, purify.steps_at_once(config.report.eval_every))
     if int(state.num_skipped) == start.num_steps:
         raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
-    return start.restore(state)
+    return state
 
 
 def _configured(options: dict[str, Any]) -> ConfigDict:

@@ -34,7 +34,7 @@ class Purified(NamedTuple):
 
 
 class Start(NamedTuple):
-    """All that `purify.run` takes, before the first step.
+    """All that `purify.run` takes, before the first step, which consumes `state`.
 
     `restore` leads from any state of the run to one of the network as it came.
     """
@@ -45,6 +45,11 @@ class Start(NamedTuple):
     data: PyTree
     num_steps: int
     restore: Callable[[purify.State], purify.State]
+
+    def run(self, on_steps: purify.OnSteps | None = None, at_once: int = 1) -> purify.State:
+        """All steps (see `purify.run`), to the last state, restored."""
+        last = purify.run(self.step_fn, self.state, self.anchor, self.data, self.num_steps, on_steps, at_once)
+        return self.restore(last)
 
 
 def begin(

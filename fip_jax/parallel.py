@@ -8,7 +8,6 @@ devices by `mean`, is the gradient of the mean of these scalars. A mean or sum i
 BatchNorm over the whole batch, the gradient whose norm estimates Tr F) is differentiated through.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,27 +99,45 @@ def own_key(key: jax.Array, axis: str | None) -> jax.Array:
     return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 
 
-def jit_step(step: Callable[..., Any], axis: str | None) -> Callable[..., Any]:
-    """Compiles `step(state, *others)`, which consumes `state`: for one device, or for all devices at once.
+class Step:
+    """A compiled step `(state, *others) -> (state, metrics)`, which consumes `state`; the form that `purify.run` takes.
 
-    In the second case every argument and result is the same on all devices, without a leading axis: `replicate`
-    arguments that come again and again.
+    With an axis it runs on all devices at once. Every argument and result is then the same on all of them, without a
+    leading axis: `replicate` arguments that come again and again.
     """
-    if axis is None:
-        return jax.jit(step, donate_argnums=0)
 
-    def on_a_device(_, state, others):
-        return step(state, *others)
+    def __init__(self, step: Callable[..., tuple[PyTree, PyTree]], axis: str | None):
+        self._step, self._axis = step, axis
+        self._one = self._compile(step)
+        self._several: dict[int, Callable[..., tuple[PyTree, PyTree]]] = {}
 
-    mapped = jax.pmap(on_a_device, axis_name=axis, in_axes=(0, None, None), out_axes=None, donate_argnums=1)
-    # Nothing else is mapped: what `pmap` counts its devices by.
-    indices = np.arange(jax.local_device_count())
+    def __call__(self, state: PyTree, *others: PyTree) -> tuple[PyTree, PyTree]:
+        """Takes one step."""
+        return self._one(state, *others)
 
-    @functools.wraps(step)
-    def on_all(state, *others):
-        return mapped(indices, replicate(state, axis), others)
+    def several(self, count: int) -> Callable[..., tuple[PyTree, PyTree]]:
+        """The same for `count` steps in one dispatch; every metric has a leading axis `[count]`."""
+        if count not in self._several:
 
-    return on_all
+            def steps(state, *others):
+                return lax.scan(lambda carry, _: self._step(carry, *others), state, length=count)
+
+            self._several[count] = self._compile(steps)
+        return self._several[count]
+
+    def _compile(self, steps: Callable[..., Any]) -> Callable[..., Any]:
+        if self._axis is None:
+            return jax.jit(steps, donate_argnums=0)
+
+        def on_a_device(_, state, others):
+            return steps(state, *others)
+
+        mapped = jax.pmap(
+            on_a_device, axis_name=self._axis, in_axes=(0, None, None), out_axes=None, donate_argnums=1
+        )
+        # Nothing else is mapped: what `pmap` counts its devices by.
+        indices = np.arange(jax.local_device_count())
+        return lambda state, *others: mapped(indices, replicate(state, self._axis), others)
 
 
 def replicate(tree: PyTree, axis: str | None) -> PyTree:

@@ -69,9 +69,10 @@ class _Recorder:
 
     def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
         self._pending.append(metrics)
-        if len(self._pending) > 2:
-            # Two steps ahead keep a device busy; more would only make the progress shown untrue.
-            self._pending[-3].loss.block_until_ready()
+        # Two single steps ahead keep a device busy; more would only make the progress shown untrue.
+        ahead = 0 if metrics.loss.ndim else 2
+        if len(self._pending) > ahead:
+            self._pending[-1 - ahead].loss.block_until_ready()
         last = taken == self._phase.num_steps
         if last or taken % self._phase.measure_every == 0:
             self._row(taken, state)
@@ -85,11 +86,11 @@ class _Recorder:
     def _collect(self) -> None:
         """Moves the pending metrics into the running sums, and the time since the last call into the notes."""
         for metrics in self._pending:
-            if metrics.applied:
-                self._notes["count"] += 1
-                self._notes["loss"] += float(metrics.loss)
-                self._notes["trace"] += float(metrics.trace)
-                self._notes["limited"] += float(metrics.limited)
+            applied = np.asarray(metrics.applied)
+            self._notes["count"] += int(applied.sum())
+            for name in MEANS:
+                column = np.asarray(getattr(metrics, name), np.float64)
+                self._notes[name] += float(column.sum(where=applied))
         self._pending.clear()
         spent = self._lap.read()
         self._notes["seconds"] += spent["total"]
@@ -97,7 +98,7 @@ class _Recorder:
         self._lap = Lap()
 
     def _row(self, taken: int, state: purify.State) -> None:
-        learning_rate = float(self._pending[-1].learning_rate)
+        learning_rate = float(np.asarray(self._pending[-1].learning_rate).flat[-1])
         self._collect()
         count = self._notes["count"]
         values = {name: self._notes[name] / count if count else None for name in MEANS}
@@ -142,7 +143,8 @@ def run(
         with Task(phase.title, phase.num_steps, done) as task:
             recorder = _Recorder(phase, workdir, checkpoints, task, notes)
             recorder.start(state)
-            state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder)
+            at_once = purify.steps_at_once(phase.measure_every)
+            state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder, at_once)
     finally:
         checkpoints.close()
     if int(state.num_skipped) == phase.num_steps:

@@ -61,7 +61,8 @@ class Metrics(NamedTuple):
 
 
 DrawFn = Callable[[jax.Array, jax.Array, PyTree], PyTree]
-StepFn = Callable[[State, Anchor | None, PyTree], tuple[State, Metrics]]
+StepFn = parallel.Step  # (state, anchor, data) -> (state, metrics)
+OnSteps = Callable[[int, State, Metrics], None]
 
 
 def schedule(settings: Settings) -> optax.Schedule:
@@ -150,7 +151,7 @@ def make_step(
         norm = optax.tree.norm(found.total)
         return counted, Metrics(found.loss, found.trace, found.limited, norm, learning_rate, finite)
 
-    return parallel.jit_step(step, settings.axis)
+    return parallel.Step(step, settings.axis)
 
 
 def all_finite(tree: PyTree) -> jax.Array:
@@ -159,13 +160,22 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
+def steps_at_once(every: int) -> int:
+    """How many steps go to the device in one dispatch, where the host has a look at the state every so many.
+
+    XLA's CPU convolutions are many times slower inside of a compiled loop; elsewhere the loop saves the host's time.
+    """
+    return 1 if jax.default_backend() == "cpu" else every
+
+
 def run(
     step_fn: StepFn,
     state: State,
     anchor: Anchor | None,
     data: PyTree,
     num_steps: int,
-    on_step: Callable[[int, State, Metrics], None] | None = None,
+    on_steps: OnSteps | None = None,
+    at_once: int = 1,
 ) -> State:
     """Takes steps until `num_steps` have been taken in all, counting those that `state` already has.
 
@@ -175,14 +185,18 @@ def run(
       anchor: passed to every step.
       data: passed to every step as an argument, so that it is never compiled in.
       num_steps: total number of steps.
-      on_step: called after each step with the number of steps taken, the state (to read, not to keep: the
-        next step consumes it) and the metrics.
+      on_steps: called after each dispatch with the number of steps taken, the state (to read, not to keep: the
+        next step consumes it) and the metrics, which have a leading axis `[steps]` where it was more than one.
+      at_once: steps in one dispatch; the last may have fewer, and so may the first, so that all end at multiples.
 
     Returns:
       The state after the last step, on one device.
     """
-    for taken in range(int(state.step) + 1, num_steps + 1):
-        state, metrics = step_fn(state, anchor, data)
-        if on_step is not None:
-            on_step(taken, state, metrics)
+    taken = int(state.step)
+    while taken < num_steps:
+        count = min(at_once - taken % at_once, num_steps - taken)
+        state, metrics = (step_fn if count == 1 else step_fn.several(count))(state, anchor, data)
+        taken += count
+        if on_steps is not None:
+            on_steps(taken, state, metrics)
     return parallel.on_one(state)

@@ -61,8 +61,8 @@ def fresh(start):
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start.state)
 
 
-def purified(start):
-    """(state, metrics of the steps) of a whole run."""
+def purified(start, at_once=1):
+    """(state, metrics of the dispatches) of a whole run."""
     seen = []
     state = purify.run(
         start.step_fn,
@@ -71,6 +71,7 @@ def purified(start):
         start.data,
         start.num_steps,
         lambda _, __, m: seen.append(m),
+        at_once,
     )
     return state, seen
 
@@ -88,6 +89,13 @@ def test_eight_devices_equal_one(begin, method):
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one.params, before))
     assert max(moved) > 100 * TOLERANCE
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(many))
+
+
+def test_several_steps_in_one_dispatch_of_eight_devices(begin):
+    one, _ = purified(begin("ft", "none"))
+    many, seen = purified(begin("ft", "pmap"), at_once=2)
+    assert [metrics.loss.shape for metrics in seen] == [(2,), ()]
+    assert_trees_close(many.params, one.params, TOLERANCE, TOLERANCE)
 
 
 def test_the_state_of_a_run_goes_on_with_another_number_of_devices(begin):

@@ -58,9 +58,14 @@ def run(path, *, crash=None, data=DATA, measure=None, step=STEP, checkpoint_seco
     """(outcome, rows) of a start in the folder; the rates are a function of the state."""
     crash = crash or Crash()
 
-    def stepping(*arguments):
-        crash("step")
-        return step(*arguments)
+    class Stepping:
+        def __call__(self, *arguments):
+            crash("step")
+            return step(*arguments)
+
+        def several(self, count):
+            crash("step")
+            return step.several(count)
 
     def measuring(state):
         crash("measure")
@@ -72,7 +77,7 @@ def run(path, *, crash=None, data=DATA, measure=None, step=STEP, checkpoint_seco
         plan = phase.Phase(
             "purify", "title", NUM_STEPS, MEASURE_EVERY, measure or measuring, checkpoint_seconds
         )
-        outcome = phase.run(plan, workdir, stepping, start(), None, data)
+        outcome = phase.run(plan, workdir, Stepping(), start(), None, data)
     finally:
         workdir.close()
     return outcome, rows_in(path)
@@ -159,6 +164,32 @@ def test_a_run_stopped_at_every_step(tmp_path, monkeypatch, undisturbed):
     assert starts == 6
     assert_states_equal(outcome.state, undisturbed[0].state)
     assert rows == undisturbed[1]
+
+
+@pytest.mark.parametrize("where, at", [("step", 9), ("step", 2), ("before saving", 2), ("after saving", 1)])
+def test_a_whole_interval_in_one_dispatch(tmp_path, monkeypatch, undisturbed, where, at):
+    # As on a GPU: dispatches of 4, 4 and 3 steps, each of them a row and here a checkpoint.
+    monkeypatch.setattr(purify, "steps_at_once", lambda every: every)
+    patch_due(monkeypatch, 1)
+    crash = Crash(where, at)
+    with monkeypatch.context() as patch:
+        patch_crash(patch, crash)
+        try:
+            outcome, rows = run(tmp_path, crash=crash)
+        except Stop:
+            outcome, rows = run(tmp_path)
+    assert crash.happened == (at < 9)
+    assert float(outcome.state.params["t"]) == pytest.approx(
+        float(undisturbed[0].state.params["t"]), rel=1e-6
+    )
+    assert [row["step"] for row in rows] == [0, 4, 8, 11]
+    for row, expected in zip(rows[1:], undisturbed[1][1:], strict=True):
+        for name in ("loss", "trace", "learning_rate", "acc"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
+def test_on_a_cpu_every_step_is_a_dispatch():
+    assert purify.steps_at_once(20) == 1
 
 
 def test_rows_have_the_means_of_their_interval(tmp_path, undisturbed):

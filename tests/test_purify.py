@@ -250,9 +250,32 @@ def test_a_run_that_stops_and_starts_again_is_the_same_run():
     assert (int(resumed.step), int(resumed.num_skipped)) == (10, 0)
     for name in ("params", "model_state", "opt_state"):
         assert_trees_equal(getattr(resumed, name), getattr(whole_run, name))
-    assert step._cache_size() == 1, "a resumed run compiles nothing new"
+    assert step._one._cache_size() == 1, "a resumed run compiles nothing new"
     other = purify.run(step, start(1), anchor, data, 10)
     assert jnp.abs(other.params["linear"]["kernel"] - resumed.params["linear"]["kernel"]).max() > 1e-5
+
+
+@pytest.mark.parametrize("begun, ends", [(0, [4, 8, 11]), (3, [4, 8, 11]), (4, [8, 11])])
+def test_several_steps_in_one_dispatch_are_the_same_steps(x64, begun, ends):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(11, 5)))
+    chosen = settings(num_steps=11, momentum=0.9, eta_f=0.01)
+    step = purify.make_step(ONE, chosen, by_step)
+
+    def purified(at_once):
+        seen = []
+        state = purify.init_state(chosen, {"t": jnp.asarray(2.0)}, {}, KEY)
+        state = purify.run(step, state, None, data, begun)
+        state = purify.run(step, state, None, data, 11, lambda *found: seen.append(found), at_once)
+        losses = np.concatenate([np.atleast_1d(metrics.loss) for _, _, metrics in seen])
+        return state, [taken for taken, _, _ in seen], losses
+
+    one, _, expected = purified(1)
+    many, taken, losses = purified(4)
+    assert taken == ends
+    assert int(many.step) == 11
+    assert_trees_close(many.params, one.params, TOLERANCE, TOLERANCE)
+    assert len(losses) == 11 - begun
+    np.testing.assert_allclose(losses, expected, rtol=TOLERANCE)
 
 
 def test_every_step_has_its_own_key():

@@ -70,8 +70,7 @@ def weights(start: Start, config: ConfigDict, places: models.Places) -> suspect.
     if start.method in ("benign", "none"):
         return network
     clean = prepare(config, network.num_classes).clean
-    begun = begin(config, network.network, network.params, network.model_state, clean)
-    state = begun.restore(purify.run(begun.step_fn, begun.state, begun.anchor, begun.data, begun.num_steps))
+    state = begin(config, network.network, network.params, network.model_state, clean).run()
     return network._replace(params=state.params, model_state=state.model_state)
 
 

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.purification import models, official, rows
 from benchmarks.purification.tables import TABLES, Run
-from fip_jax import compiled, purify, suspect
+from fip_jax import compiled, suspect
 from fip_jax.config import check_config
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
@@ -66,8 +66,7 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     lap = Lap()
     penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
-    state = purify.run(start.step_fn, start.state, start.anchor, start.data, start.num_steps)
-    state = start.restore(jax.block_until_ready(state))
+    state = jax.block_until_ready(start.run())
     spent = lap.read()
     after = rates(predict, state.params, state.model_state, material.test, material.triggered)
     return {

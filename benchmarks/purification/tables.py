@@ -40,7 +40,7 @@ TUNED_ON = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11"
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on."""
 
-    def fisher(method: str = "fip", **changes: Any) -> Settings:
+    def fisher(method: str = "fip", /, **changes: Any) -> Settings:
         common = {"learning_rate": 0.05, "trace_limit": 0.1, "retain_from": 0.3}
         return settings(**{f"{method}__{key}": value for key, value in (common | changes).items()})
 
@@ -49,7 +49,7 @@ def tune() -> Iterator[Run]:
         for rate, limit in ((0.1, 0.3), (0.1, 0.0), (0.07, 0.3), (0.05, 0.3), (0.05, 0.1), (0.05, 0.0))
     ]
     grid += [
-        ("fip", fisher(**{"learning_rate": 0.1, "trace_limit": 0.3, **changes}))
+        ("fip", fisher(learning_rate=0.1, trace_limit=0.3, **dict(changes)))
         for changes in (
             {"retain_from": 0.5},
             {"retain": 0.5},
