@@ -264,6 +264,17 @@ class Purification:
         _, along = jvp(log_probs, (params,), (tangents,))
         return vjp(log_probs, params)[1](along / len(batch[1]))[0]
 
+    def snapshot(self) -> Tensors:
+        """Copies of everything that a step changes, but the momentum."""
+        return {name: t.detach().clone() for name, t in (self.params | self.state).items()}
+
+    def restore(self, snapshot: Tensors) -> None:
+        """Goes back to a snapshot, with no momentum."""
+        with torch.no_grad():
+            for name, tensor in (self.params | self.state).items():
+                tensor.copy_(snapshot[name])
+        self._optimizer.state.clear()
+
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Classes of uint8 images `[N, 3, H, W]`."""
         with torch.no_grad():

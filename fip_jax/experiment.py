@@ -144,8 +144,7 @@ def _begun_summary(
         "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),
         "seed": config.seed,
-        "versions": _versions(),
-        "hardware": _hardware(),
+        **environment(),
     }
 
 
@@ -169,17 +168,17 @@ def _attack(config: ConfigDict, victim: Suspect) -> str:
     return delivered if delivered and config.attack.name == "none" else config.attack.name
 
 
-def _versions() -> dict[str, str]:
-    own = {"fip_jax": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in PACKAGES}
-
-
-def _hardware() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """What a number was measured with: versions of packages, and hardware."""
     devices = jax.devices()
+    own = {"fip_jax": __version__, "python": platform.python_version()}
     return {
-        "platform": devices[0].platform,
-        "device": devices[0].device_kind,
-        "num_devices": len(devices),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
+        "versions": own | {name: version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": devices[0].platform,
+            "device": devices[0].device_kind,
+            "num_devices": len(devices),
+            "processor": platform.processor() or platform.machine(),
+            "cpu_count": os.cpu_count(),
+        },
     }

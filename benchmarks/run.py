@@ -1,0 +1,135 @@
+"""Times fip_jax beside PyTorch: steps of every method, whole purifications, top eigenvalue, evaluation.
+
+    python -m pip install ".[bench]" && python -m benchmarks.run --preset=cpu --out=benchmarks/results/cpu
+
+Each side runs in a process of its own, and they take turns in every round, so that a machine that slows down slows all
+of them. Before anything is timed, PyTorch's loss, trace and gradients are compared with ours on the same weights.
+Compiling is reported apart. Writes OUT.json after every row, and OUT.md and OUT.png at the end.
+"""
+
+import argparse
+import statistics
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.speed import table
+from benchmarks.speed.worker import SIDES, Failed, Worker
+from benchmarks.speed.workload import ROWS, Workload
+from fip_jax.progress import console
+from fip_jax.workdir import write_json
+
+
+class Preset(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+      networks: name to width.
+      rows: of `ROWS`.
+      compiled: rows for which PyTorch is compiled, which on a CPU takes minutes each.
+      num_clean: clean images.
+      rounds: measurements of each row and side; of whole purifications `whole_rounds`.
+      whole_rounds: see `rounds`.
+      seconds: that a measurement takes at least, by repetition.
+      fresh: whether every row has new processes, without which a GPU's peak memory is that of all rows before.
+    """
+
+    networks: dict[str, int]
+    rows: tuple[str, ...] = tuple(ROWS)
+    compiled: tuple[str, ...] = tuple(ROWS)
+    num_clean: int = 392
+    rounds: int = 5
+    whole_rounds: int = 3
+    seconds: float = 1.0
+    fresh: bool = False
+
+
+PRESETS = {
+    "cpu": Preset(
+        {"small_vgg": 32, "preact_resnet18": 16},
+        compiled=("ft", "fip"),
+        rounds=3,
+        whole_rounds=1,
+        seconds=0.5,
+    ),
+    "gpu": Preset({"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, fresh=True),
+    "smoke": Preset({"small_vgg": 2}, ("ft", "lambda_max"), (), 16, 2, 1, 0.0),
+}
+
+
+def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[str, dict[str, Any]]:
+    """Seconds of a row by side, or the error where a side could not do it."""
+    result: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    whole = "purification" in work.row
+    for side, worker in workers.items():
+        if side == "PyTorch compiled" and work.row not in preset.compiled:
+            continue
+        try:
+            result[side] = {"first_seconds": worker.prepare(work), "seconds": []}
+            done, seconds = (1, preset.seconds) if whole else worker.run(1)
+            counts[side] = max(1, round(preset.seconds * done / max(seconds, 1e-9)))
+        except Failed as error:
+            result[side] = {"error": str(error)}
+    for _ in range(preset.whole_rounds if whole else preset.rounds):
+        for side, count in counts.items():
+            done, seconds = workers[side].run(count)
+            result[side]["seconds"].append(seconds / done)
+    for side in counts:
+        found = result[side]
+        found["median"] = statistics.median(found["seconds"])
+        found["peak_mib"] = workers[side].peak()
+    return result
+
+
+def sides() -> list[str]:
+    """Those of `SIDES` that can be had here."""
+    if find_spec("torch") is None:
+        console.print(
+            'PyTorch is not installed: its columns are left out (pip install ".[bench]")', markup=False
+        )
+        return [SIDES[0]]
+    return list(SIDES)
+
+
+def run(preset: Preset, out: Path) -> dict[str, Any]:
+    """Measures everything; returns what `OUT.json` holds."""
+    names = sides()
+    workers = {side: Worker(side) for side in names}
+    content: dict[str, Any] = {"agreement": {}, "rows": []}
+    try:
+        content["environment"] = {side: worker.about() for side, worker in workers.items()}
+        for network, width in preset.networks.items():
+            if len(names) > 1:
+                found = workers["PyTorch"].check(Workload("fip", network, width, preset.num_clean))
+                content["agreement"][network] = found
+            for row in preset.rows:
+                work = Workload(row, network, width, preset.num_clean)
+                measured = measure(work, workers, preset)
+                content["rows"].append(work._asdict() | {"sides": measured})
+                write_json(out.with_suffix(".json"), content)
+                console.print(table.line(content["rows"][-1]), markup=False)
+                if preset.fresh:
+                    for worker in workers.values():
+                        worker.close()
+                    workers = {side: Worker(side) for side in names}
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return content
+
+
+def main() -> None:
+    """Measures, and writes numbers, table and figure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="files to write, without an ending")
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    content = run(PRESETS[arguments.preset], arguments.out)
+    arguments.out.with_suffix(".md").write_text(table.markdown(content))
+    table.draw(content, arguments.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

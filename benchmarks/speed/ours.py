@@ -1,0 +1,93 @@
+"""The side of fip_jax in a benchmark: the code that users run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.purification import official
+from benchmarks.speed.workload import (
+    EVALUATED,
+    MOST_ITERATIONS,
+    RESIDUAL,
+    Task,
+    Workload,
+    configure,
+    draw_images,
+)
+from fip_jax import defend, purify
+from fip_jax.data.batches import to_device, to_unit
+from fip_jax.evaluate import make_predict
+from fip_jax.models import create_model
+from fip_jax.network import split_module
+from fip_jax.objective import trace_of_fisher
+from fip_jax.smoothness import Smoothness
+
+
+def prepare(work: Workload) -> Task:
+    """The task of a row."""
+    network = split_module(create_model(work.network, work.num_classes, work.image_size, 0, width=work.width))
+    if work.row == "lambda_max":
+        return _lambda_max(work, *network)
+    if work.row == "evaluation":
+        return _evaluation(work, *network)
+    config = configure(work)
+    penalty = official.noise if work.row == "official" else trace_of_fisher
+    start = defend.begin(config, *network, draw_images(work), penalty)
+    at_once = purify.steps_at_once(config.report.eval_every)
+    return (_whole if "purification" in work.row else _steps)(start, at_once)
+
+
+def _copied(state: purify.State) -> purify.State:
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def _steps(start: defend.Start, at_once: int) -> Task:
+    state = [_copied(start.state)]
+
+    def run(count: int) -> int:
+        dispatches = -(-count // at_once)
+        step_fn = start.step_fn if at_once == 1 else start.step_fn.several(at_once)
+        for _ in range(dispatches):
+            state[0], _ = step_fn(state[0], start.anchor, start.data)
+        jax.block_until_ready(state[0])
+        return dispatches * at_once
+
+    return Task(lambda: run(1), run)
+
+
+def _whole(start: defend.Start, at_once: int) -> Task:
+    def run(count: int, num_steps: int | None = None) -> int:
+        for _ in range(count):
+            begun = start._replace(state=_copied(start.state), num_steps=num_steps or start.num_steps)
+            jax.block_until_ready(begun.run(at_once=at_once))
+        return count
+
+    return Task(lambda: run(1, at_once), run)
+
+
+def _lambda_max(work: Workload, network: Any, params: Any, model_state: Any) -> Task:
+    clean = draw_images(work)
+    data = to_device(clean.images, clean.labels)
+    chunk_size = configure(work).smoothness.chunk_size
+    smoothness = Smoothness(network, data | {"image": to_unit(data["image"])}, chunk_size)
+
+    def run(count: int) -> int:
+        for _ in range(count):
+            smoothness.top_eigenvalues(
+                params, model_state, jax.random.key(0), tolerance=RESIDUAL, max_iterations=MOST_ITERATIONS
+            )
+        return count
+
+    return Task(lambda: smoothness.product(params, model_state, params), run)
+
+
+def _evaluation(work: Workload, network: Any, params: Any, model_state: Any) -> Task:
+    predict, images = make_predict(network), draw_images(work, EVALUATED).images
+
+    def run(count: int) -> int:
+        for _ in range(count):
+            predict(params, model_state, images)
+        return count
+
+    return Task(lambda: run(1), run)

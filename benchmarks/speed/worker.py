@@ -1,0 +1,176 @@
+"""One side of a benchmark in a process of its own, so that the threads of one library never slow the other.
+
+While one side works the others wait at a pipe and cost nothing.
+"""
+
+import multiprocessing
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.workload import Workload
+
+SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
+
+
+class Failed(RuntimeError):
+    """A side could not do a row; the last line of what it said."""
+
+
+class Worker:
+    """A process for one of `SIDES`.
+
+    Args:
+      side: one of them.
+    """
+
+    def __init__(self, side: str):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, side), daemon=True)
+        self._process.start()
+        other.close()
+
+    def prepare(self, work: Workload) -> float:
+        """Seconds from nothing to a warm task, compiling included. Raises Failed."""
+        return self._ask("prepare", work)
+
+    def run(self, count: int) -> tuple[int, float]:
+        """(repetitions, their seconds in all). Raises Failed."""
+        return self._ask("run", count)
+
+    def peak(self) -> float:
+        """Highest memory since everything was warm, over what the process held before `prepare`, in MiB."""
+        return self._ask("peak", None)
+
+    def check(self, work: Workload) -> dict[str, float]:
+        """As `agreement.check`, by a side of PyTorch. Raises Failed."""
+        return self._ask("check", work)
+
+    def about(self) -> dict[str, Any]:
+        """Versions and device."""
+        return self._ask("about", None)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+    def _ask(self, what: str, value: Any) -> Any:
+        self._pipe.send((what, value))
+        try:
+            good, answer = self._pipe.recv()
+        except EOFError:
+            raise Failed("the process ended") from None
+        if not good:
+            raise Failed(answer)
+        return answer
+
+
+def _serve(pipe: Connection, side: str) -> None:
+    server = _Server(side)
+    while True:
+        what, value = pipe.recv()
+        try:
+            answer = getattr(server, what)(value)
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send((False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+        else:
+            pipe.send((True, answer))
+
+
+class _Server:
+    """What a `Worker` asks for, in its process."""
+
+    def __init__(self, side: str):
+        self._side, self._task, self._held = side, None, 0.0
+
+    def prepare(self, work: Workload) -> float:
+        self._task = None
+        self._held = _held(self._side)
+        start = time.perf_counter()
+        task: Any
+        if self._side == "fip_jax":
+            from benchmarks.speed import ours
+
+            task = ours.prepare(work)
+        else:
+            from benchmarks.speed import pytorch
+
+            task = pytorch.prepare(work, compiled=self._side == "PyTorch compiled")
+        task.warm_up()
+        self._task = task
+        seconds = time.perf_counter() - start
+        _reset_peak(self._side)
+        return seconds
+
+    def run(self, count: int) -> tuple[int, float]:
+        assert self._task is not None
+        start = time.perf_counter()
+        done = self._task.run(count)
+        return done, time.perf_counter() - start
+
+    def peak(self, _: None) -> float:
+        return (_peak(self._side) - self._held) / 2**20
+
+    def check(self, work: Workload) -> dict[str, float]:
+        from benchmarks.speed import agreement
+
+        return agreement.check(work)
+
+    def about(self, _: None) -> dict[str, Any]:
+        if self._side == "fip_jax":
+            from fip_jax.experiment import environment
+
+            return environment()
+        import torch
+
+        from benchmarks.speed import pytorch
+
+        name = torch.cuda.get_device_name() if pytorch.device() == "cuda" else "cpu"
+        return {"versions": {"torch": torch.__version__}, "device": name, "threads": torch.get_num_threads()}
+
+
+def _held(side: str) -> float:
+    return 0.0 if _on_gpu(side) else _from_status("VmRSS")
+
+
+def _reset_peak(side: str) -> None:
+    """Forgets the highest memory so far; JAX's on a GPU cannot be forgotten."""
+    if not _on_gpu(side):
+        # Linux: 5 sets the high-water mark of the resident memory back.
+        Path("/proc/self/clear_refs").write_text("5")
+    elif side != "fip_jax":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(side: str) -> float:
+    if not _on_gpu(side):
+        return _from_status("VmHWM")
+    if side == "fip_jax":
+        import jax
+
+        return float(jax.devices()[0].memory_stats()["peak_bytes_in_use"])
+    import torch
+
+    return float(torch.cuda.max_memory_allocated())
+
+
+def _on_gpu(side: str) -> bool:
+    if side == "fip_jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _from_status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,77 @@
+"""What is timed: a row of the table on a network, with the settings and the data that both sides share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fip_jax.config import default_config
+from fip_jax.data.split import Split
+
+# Row: (what it is, unit of its seconds).
+ROWS = {
+    "ft": ("FT step", "step"),
+    "ft_sam": ("FT-SAM step", "step"),
+    "fip": ("FIP step, estimated trace", "step"),
+    "fip_exact": ("FIP step, exact trace", "step"),
+    "fast_fip": ("Fast FIP step", "step"),
+    "official": ("step with the official code's noise for Tr F", "step"),
+    "lambda_max": ("top eigenvalue to a residual of 1 %", "run"),
+    "evaluation": ("evaluation of 1000 images", "run"),
+    "purification": ("whole purification, FIP", "run"),
+    "fast_purification": ("whole purification, Fast FIP", "run"),
+}
+RESIDUAL = 0.01  # of the top eigenvalue, relative
+MOST_ITERATIONS = 100
+EVALUATED = 1000
+
+
+class Workload(NamedTuple):
+    """A row on a network.
+
+    Attributes:
+      row: a key of `ROWS`.
+      network: `small_vgg` or `preact_resnet18`.
+      width: of the network.
+      num_clean: clean images; their pixels are noise, on which no time depends.
+      num_classes: of the network.
+      image_size: H and W.
+    """
+
+    row: str
+    network: str
+    width: int
+    num_clean: int = 392
+    num_classes: int = 43
+    image_size: int = 32
+
+
+def configure(work: Workload) -> ConfigDict:
+    """The defaults, for the row's method."""
+    config = default_config()
+    fast = work.row in ("fast_fip", "fast_purification")
+    config.defense.name = "fast_fip" if fast else work.row if work.row in ("ft", "ft_sam") else "fip"
+    if work.row == "fip_exact":
+        config.defense.fip.num_probes = 0
+    return config
+
+
+def draw_images(work: Workload, count: int | None = None) -> Split:
+    """Clean images, uint8, and labels."""
+    rng = np.random.default_rng(0)
+    count = work.num_clean if count is None else count
+    images = rng.integers(0, 256, (count, work.image_size, work.image_size, 3), dtype=np.uint8)
+    return Split(images, rng.integers(0, work.num_classes, count).astype(np.int32))
+
+
+class Task(NamedTuple):
+    """What a side does for a row.
+
+    Attributes:
+      warm_up: does it once, or a first part of it, so that everything is compiled.
+      run: does it `count` times, waits for the result, and says how often it did it: that may be more.
+    """
+
+    warm_up: Callable[[], object]
+    run: Callable[[int], int]

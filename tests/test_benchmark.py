@@ -1,0 +1,134 @@
+"""The benchmark against PyTorch: what it writes, what it does where a side fails, and that both sides do the same."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+from PIL import Image
+
+from benchmarks import run
+from benchmarks.speed import ours, table
+from benchmarks.speed.worker import SIDES, Failed
+from benchmarks.speed.workload import ROWS, Workload, configure
+
+TINY = {"width": 2, "num_clean": 8, "num_classes": 3, "network": "small_vgg"}
+
+
+class Pretended:
+    """A worker of known speed: 2 s a repetition for us, 3 s for PyTorch, and no compiler."""
+
+    def __init__(self, side):
+        self.side, self.asked = side, []
+
+    def prepare(self, work):
+        if self.side == "PyTorch compiled":
+            raise Failed("RuntimeError: no compiler")
+        return 7.0
+
+    def run(self, count):
+        self.asked.append(count)
+        return count, count * {"fip_jax": 2.0, "PyTorch": 3.0}[self.side]
+
+    def peak(self):
+        return 12.0
+
+    def check(self, work):
+        return {"loss": 0.0}
+
+    def about(self):
+        return {"device": "none", "versions": {"x": "1"}}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def content(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "Worker", Pretended)
+    monkeypatch.setattr(run, "sides", lambda: list(SIDES))
+    preset = run.Preset({"small_vgg": 4}, ("ft", "purification"), seconds=9.0)
+    return run.run(preset, tmp_path / "out")
+
+
+def test_times_by_hand(content, tmp_path):
+    assert json.loads((tmp_path / "out.json").read_text()) == json.loads(json.dumps(content))
+    step, whole = content["rows"]
+    assert (step["row"], whole["row"]) == ("ft", "purification")
+    assert step["sides"]["fip_jax"]["median"] == 2.0
+    assert step["sides"]["PyTorch"]["seconds"] == [3.0] * 5
+    assert whole["sides"]["PyTorch"]["seconds"] == [3.0] * 3
+    assert step["sides"]["PyTorch compiled"] == {"error": "RuntimeError: no compiler"}
+    assert table.speedup(step) == 1.5
+
+
+def test_repetitions_fill_the_time_that_was_asked_for():
+    workers = {side: Pretended(side) for side in SIDES[:2]}
+    preset = run.Preset({}, seconds=9.0, rounds=2)
+    run.measure(Workload("ft", "small_vgg", 4), workers, preset)
+    # One to know the speed, then 9 s of 2 s each, and of 3 s.
+    assert workers["fip_jax"].asked == [1, 4, 4]
+    assert workers["PyTorch"].asked == [1, 3, 3]
+
+
+def test_table_and_figure(content, tmp_path):
+    text = table.markdown(content)
+    assert "| FT step | 2.00 s (2.00 s to 2.00 s) | 3.00 s (3.00 s to 3.00 s) | failed | 1.50 | 5 |" in text
+    assert "| FT step | 7.0 s, 12 MiB | 7.0 s, 12 MiB | – |" in text
+    table.draw(content, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.width > 300
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_name_their_method(row):
+    config = configure(Workload(row, "small_vgg", 4))
+    expected = {"ft": "ft", "ft_sam": "ft_sam", "fast_fip": "fast_fip", "fast_purification": "fast_fip"}
+    assert config.defense.name == expected.get(row, "fip")
+    assert (config.defense.fip.num_probes == 0) == (row == "fip_exact")
+
+
+def test_our_side_counts_what_it_does():
+    task = ours.prepare(Workload("ft", **TINY))
+    task.warm_up()
+    assert task.run(3) == 3
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize("network", ["small_vgg", "preact_resnet18"])
+def test_sides_agree_before_they_are_timed(network, monkeypatch):
+    from benchmarks import pytorch_baseline
+    from benchmarks.speed import agreement
+
+    work = Workload("fip", **TINY | {"network": network})
+    found = agreement.check(work)
+    assert set(found) == {"loss", "gradient of the loss", "trace", "gradient of the trace"}
+    # One of the sides with half of the trace.
+    whole = pytorch_baseline.Purification._trace_fn
+    monkeypatch.setattr(pytorch_baseline.Purification, "_trace_fn", lambda *a: 0.5 * whole(*a))
+    with pytest.raises(ValueError, match="PyTorch's results differ from ours"):
+        agreement.check(work)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize("row", ["fip", "fast_fip", "official", "lambda_max", "evaluation"])
+def test_pytorch_does_every_row(row):
+    from benchmarks.speed import pytorch
+
+    task = pytorch.prepare(Workload(row, **TINY), compiled=False)
+    task.warm_up()
+    assert task.run(2) == 2
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+def test_pytorch_begins_every_purification_anew():
+    from benchmarks import pytorch_baseline as baseline
+    from benchmarks.speed import pytorch
+    from fip_jax.config import defense_settings
+
+    work = Workload("fip", **TINY)
+    one = baseline.Purification(pytorch.build(work), defense_settings(configure(work)))
+    start, draw = one.snapshot(), pytorch._batches(work)
+    one.step(draw(), one.noise_for(8), 0.1, 0.5)
+    assert any((start[name] != tensor).any() for name, tensor in one.params.items())
+    one.restore(start)
+    assert all((start[name] == tensor).all() for name, tensor in (one.params | one.state).items())
