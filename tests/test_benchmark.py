@@ -6,12 +6,12 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from benchmarks import run
+from benchmarks import growth, run
 from benchmarks.speed import ours, table
 from benchmarks.speed.worker import SIDES, Failed
 from benchmarks.speed.workload import ROWS, Workload, configure
 
-TINY = {"width": 2, "num_clean": 8, "num_classes": 3, "network": "small_vgg"}
+TINY = {"width": 2, "num_clean": 16, "num_classes": 3, "network": "small_vgg"}
 
 
 class Pretended:
@@ -109,6 +109,8 @@ def test_sides_agree_before_they_are_timed(network, monkeypatch):
         agreement.check(work)
 
 
+# PyTorch's own, when its forward mode is first used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("row", ["fip", "fast_fip", "official", "lambda_max", "evaluation"])
 def test_pytorch_does_every_row(row):
@@ -128,7 +130,36 @@ def test_pytorch_begins_every_purification_anew():
     work = Workload("fip", **TINY)
     one = baseline.Purification(pytorch.build(work), defense_settings(configure(work)))
     start, draw = one.snapshot(), pytorch._batches(work)
-    one.step(draw(), one.noise_for(8), 0.1, 0.5)
+    one.step(draw(), one.noise_for(16), 0.1, 0.5)
     assert any((start[name] != tensor).any() for name, tensor in one.params.items())
     one.restore(start)
     assert all((start[name] == tensor).all() for name, tensor in (one.params | one.state).items())
+
+
+def test_exponents_of_powers():
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    assert growth.exponent([10, 100, 1000], [7, 7, 7]) == pytest.approx(0)
+
+
+def test_growth_is_measured_and_drawn(monkeypatch, tmp_path):
+    cost = {
+        "estimated": lambda point: 2.0 * point.examples * point.probes,
+        "exact": lambda point: point.examples**2,
+    }
+    monkeypatch.setattr(
+        growth,
+        "measure",
+        lambda quantity, point, rounds: {
+            "seconds": cost.get(quantity, lambda point: point.images)(point) * point.width,
+            "bytes": None if quantity == "product" else point.examples,
+        },
+    )
+    rows = growth.grow(dict.fromkeys(growth.SIZES, (1, 2, 4)), 1)
+    found = {(row["quantity"], row["changed"]): row for row in rows if "seconds_exponent" in row}
+    assert found["estimated", "examples"]["seconds_exponent"] == pytest.approx(1)
+    assert found["exact", "examples"]["seconds_exponent"] == pytest.approx(2)
+    assert found["exact", "examples"]["bytes_exponent"] == pytest.approx(1)
+    assert "bytes_exponent" not in found["product", "images"]
+    growth.draw(rows, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as image:
+        assert image.width > 1000
