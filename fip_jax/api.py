@@ -108,6 +108,8 @@ def purify_function(
       labels: their classes, integers `[N]`.
       **options: `method` ("fip", "ft", "ft_sam"; for a network also "fast_fip"), `seed`, `crop_padding`, `flip`, and
         whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
+        `parallel="pmap"` spreads every batch over all devices; those of several hosts after
+        `jax.distributed.initialize`, where each host calls this with the same arguments.
 
     Raises:
       UserError: images or labels of another shape or type, an unknown option, the method "fast_fip", or not one
@@ -147,6 +149,7 @@ def _purify(
 def _configured(options: dict[str, Any]) -> ConfigDict:
     config = default_config()
     config.defense.name = options.pop("method", "fip")
+    config.parallel.mode = options.pop("parallel", "none")
     check_config(config)
     known = {
         **dict.fromkeys(("seed",), config),

@@ -75,7 +75,7 @@ def _lambda_max(work: Workload, network: Any, params: Any, model_state: Any) -> 
     def run(count: int) -> int:
         for _ in range(count):
             smoothness.top_eigenvalues(
-                params, model_state, jax.random.key(0), tolerance=RESIDUAL, max_iterations=MOST_ITERATIONS
+                params, model_state, jax.random.key(0), num_guards=0, tolerance=0.0, max_iterations=ITERATIONS
             )
         return count
 

@@ -131,14 +131,11 @@ def _lambda_max(work: Workload, purification: baseline.Purification) -> Task:
 
     def power_iteration() -> float:
         vector = {name: torch.randn_like(tensor) for name, tensor in purification.params.items()}
-        for _ in range(MOST_ITERATIONS):
+        for _ in range(ITERATIONS):
             norm = torch.stack(torch._foreach_norm(list(vector.values()))).norm()
             vector = {name: (tensor / norm).detach() for name, tensor in vector.items()}
             image = product(vector)
             value = sum((image[name] * tensor).sum() for name, tensor in vector.items())
-            rest = [image[name] - value * tensor for name, tensor in vector.items()]
-            if torch.stack(torch._foreach_norm(rest)).norm() <= RESIDUAL * value:
-                break
             vector = image
         return float(value)
 
