@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from benchmarks.purification import official
 from benchmarks.speed.workload import (
     EVALUATED,
-    MOST_ITERATIONS,
-    RESIDUAL,
+    ITERATIONS,
     Task,
     Workload,
     configure,

@@ -7,8 +7,7 @@ import torch
 from benchmarks import pytorch_baseline as baseline
 from benchmarks.speed.workload import (
     EVALUATED,
-    MOST_ITERATIONS,
-    RESIDUAL,
+    ITERATIONS,
     Task,
     Workload,
     configure,

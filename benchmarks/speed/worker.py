@@ -72,7 +72,10 @@ class Worker:
 def _serve(pipe: Connection, side: str) -> None:
     server = _Server(side)
     while True:
-        what, value = pipe.recv()
+        try:
+            what, value = pipe.recv()
+        except EOFError:  # nobody asks any more
+            return
         try:
             answer = getattr(server, what)(value)
         except Exception as error:
