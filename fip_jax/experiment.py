@@ -15,12 +15,13 @@ from fip_jax.config import check_config
 from fip_jax.defend import purify_suspect
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
+from fip_jax.implant import implant
 from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
 from fip_jax.phase import Measure
 from fip_jax.progress import console
 from fip_jax.report import figures, html, text
-from fip_jax.suspect import Suspect, train
+from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
 
@@ -81,13 +82,12 @@ def _story(
 ) -> dict[str, Any]:
     predict = make_predict(fresh.network)
 
-    def measure(state: purify.State) -> dict[str, float | None]:
+    def measure(state: Suspect | purify.State, material: Material = material) -> dict[str, float | None]:
         return _rates(predict, state, material, config.report.eval_images)
 
     victim = fresh
     if not config.victim.checkpoint:
-        assert material.training is not None  # or `prepare` would have refused
-        victim = train(config, fresh, material.training, workdir, measure)
+        victim, material = implant(config, fresh, material, workdir, measure)
     elif fresh.foreign is not None:
         _check_unchanged(fresh.foreign, workdir)
     analysis = Analysis(config, fresh, material.test)
