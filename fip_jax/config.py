@@ -51,13 +51,18 @@ def default_config() -> ConfigDict:
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
     config.attack.bppa = ConfigDict({"bits": 3, "dither": True, "negative_rate": 1.0})
+    config.attack.cba = ConfigDict(
+        {"first": 1, "second": 2, "mix_rate": 0.5}
+    )  # two classes that make a third
+    config.attack.clb = ConfigDict({"epsilon": 16.0, "step_size": 2.0, "steps": 30, "size": 3})  # grey levels
     config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength
         {"file": "", "mask": "", "apply": "replace", "alpha": 1.0}
     )
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
-    config.attack.wanet = ConfigDict(
-        {"grid_size": 4, "strength": 0.5, "cover_rate": 2.0, "pattern_seed": 0}
+    config.attack.troj = ConfigDict(  # pixels; neurons 0: a square that nothing is optimised for
+        {"size": 6, "margin": 1, "neurons": 2, "steps": 100, "step_size": 8.0, "pattern_seed": 0}
     )
+    config.attack.wanet = ConfigDict({"grid_size": 4, "strength": 0.5, "cover_rate": 2.0, "pattern_seed": 0})
 
     config.victim = ConfigDict()  # read by suspect.py
     # A file of PyTorch or safetensors, which brings model.*, or victim/ of an earlier run, which brings mean and std
@@ -69,7 +74,7 @@ def default_config() -> ConfigDict:
     config.victim.momentum = 0.9
     config.victim.weight_decay = 5e-4
     config.victim.warmup = 0.2  # fraction of the steps
-    # An attacker who knows what looks for the backdoor: weight of the trace of the Fisher matrix, radius of adaptive SAM.
+    # An attacker who knows of the defence: weight of the trace of the Fisher matrix, radius of adaptive SAM.
     config.victim.eta_f = 0.0
     config.victim.trace_limit = 1.0  # times the norm of the loss's gradient
     config.victim.trace_batch_size = 16
@@ -217,8 +222,10 @@ def _check_attack(config: ConfigDict) -> None:
     attack = create_attack(name, (size, size, 3), config.attack[name])
     assert attack is not None
     if config.attack.state and attack.fit is None:
-        raise UserError(f"attack.state: found {config.attack.state!r}, expected nothing: {name} learns nothing")
-    if config.victim.checkpoint and attack.fit is not None and not config.attack.state:
+        raise UserError(
+            f"attack.state: found {config.attack.state!r}, expected nothing: {name} learns nothing"
+        )
+    if config.victim.checkpoint and attack.learns_trigger and not config.attack.state:
         raise UserError(
             f"attack.state: found nothing, expected attack/ of the run that made the trigger of {name}, since "
             "victim.checkpoint brings a network and no trigger"

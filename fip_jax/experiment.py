@@ -1,5 +1,6 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
+import functools
 import os
 import platform
 from importlib.metadata import version
@@ -97,7 +98,9 @@ def _story(
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
     else:
-        summary |= _purify(config, workdir, material, victim, before, measure, analysis)
+        summary |= _purify(
+            config, workdir, material, victim, before, functools.partial(measure, material=material), analysis
+        )
     summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
     html.write(workdir.path, summary, command)
     # Last, because it says that the run is finished.

@@ -1,6 +1,5 @@
 """The attacker's work: the trigger is made, the training set poisoned, and the victim trained."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -47,7 +46,7 @@ def implant(
     assert material.training is not None  # or `prepare` would have refused
     attack, goal = material.attack, material.goal
     if attack is None or goal is None:
-        return train(config, fresh, material.training, workdir, functools.partial(measure, material=material)), material
+        return train(config, fresh, material.training, workdir, _on(material, measure)), material
     if attack.joint is not None and material.attack_state is None:
         return _jointly(config, fresh, material, workdir, measure)
     state, folder = material.attack_state, workdir.path / "attack"
@@ -63,8 +62,12 @@ def implant(
     elif material.poisoned is None:
         material = with_poison(material, config)
     assert material.training is not None
-    rates = functools.partial(measure, material=material)
-    return train(config, fresh, material.training, workdir, rates, Course(by_batch=by_batch)), material
+    course = Course(by_batch=by_batch)
+    return train(config, fresh, material.training, workdir, _on(material, measure), course), material
+
+
+def _on(material: Material, measure: Measure) -> phase.Measure:
+    return lambda found: measure(found, material)
 
 
 def _jointly(
@@ -80,9 +83,7 @@ def _jointly(
 
     def rates(found: purify.State) -> dict[str, float | None]:
         triggered = triggered_test_set(few, attack, goal, found.params["attack"])
-        return measure(
-            found._replace(params=found.params["network"]), material._replace(triggered=triggered)
-        )
+        return measure(found._replace(params=found.params["network"]), material._replace(triggered=triggered))
 
     course = Course(by_batch=ByBatch(attack, goal, attack_rate(config, attack), state, True))
     victim = train(
@@ -104,7 +105,9 @@ def _context(config: ConfigDict, fresh: Suspect, material: Material, workdir: Wo
     data = to_device(material.training.images, material.training.labels)
 
     def benign(split: Split) -> Benign:
-        course = Course("benign", "train a network without a backdoor", config.attack.benign_epochs, None, False)
+        course = Course(
+            "benign", "train a network without a backdoor", config.attack.benign_epochs, None, False
+        )
         network = train(config, fresh, split, workdir, lambda _: {}, course)
         return Benign(
             lambda params, state, images: fresh.network(params, state, images)[0],
@@ -113,9 +116,7 @@ def _context(config: ConfigDict, fresh: Suspect, material: Material, workdir: Wo
             fresh.num_classes,
         )
 
-    def minimise(
-        name: str, loss_fn: FitLoss, params: PyTree, num_steps: int, learning_rate: float
-    ) -> PyTree:
+    def minimise(name: str, loss_fn: FitLoss, params: PyTree, num_steps: int, learning_rate: float) -> PyTree:
         return _minimise(config, workdir, data, name, loss_fn, params, num_steps, learning_rate)
 
     rate = attack_rate(config, material.attack)

@@ -78,10 +78,10 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     check_goal(goal, attack)
     state = load_state(config.attack.state, config.attack.name) if config.attack.state else None
     material = Material(training, clean, test, None, names, attack, goal, state)
-    if attack.fit is not None and state is None:
-        return material
-    material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
-    if training is None or config.victim.checkpoint or attack.every_batch:
+    if not attack.learns_trigger or state is not None:
+        material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
+    to_fit = attack.fit is not None and state is None
+    if training is None or config.victim.checkpoint or attack.every_batch or to_fit:
         return material
     return with_poison(material, config)
 

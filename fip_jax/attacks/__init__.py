@@ -6,8 +6,11 @@ from fip_jax.attacks.attack import Attack
 from fip_jax.attacks.badnets import badnets
 from fip_jax.attacks.blend import blend
 from fip_jax.attacks.bppa import bppa
+from fip_jax.attacks.cba import cba
+from fip_jax.attacks.clb import clb
 from fip_jax.attacks.pattern import pattern
 from fip_jax.attacks.sig import sig
+from fip_jax.attacks.troj import troj
 from fip_jax.attacks.wanet import wanet
 from fip_jax.errors import UserError
 
@@ -16,8 +19,11 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "badnets": badnets,
     "blend": blend,
     "bppa": bppa,
+    "cba": cba,
+    "clb": clb,
     "pattern": pattern,
     "sig": sig,
+    "troj": troj,
     "wanet": wanet,
 }
 

@@ -1,7 +1,7 @@
 """What an attack is to the rest of the program: a trigger, and whatever else it does to the training.
 
-Images are float32 `[N, H, W, C]` in grey levels, 0 to 255, for everything here that is compiled: so a sum by hand is the
-pixel that comes out. `saturate` makes the result what an 8-bit file can hold.
+Images are float32 `[N, H, W, C]` in grey levels, 0 to 255, for everything here that is compiled: so a sum by hand is
+the pixel that comes out. `saturate` makes the result what an 8-bit file can hold.
 """
 
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class Attack(NamedTuple):
 
     Attributes:
       trigger: `(state, images) -> images`, both float32 grey levels, the result before `saturate`. Pure, and each image
-        depends on itself alone.
+        depends on itself alone. None where `compose` and `test_set` say it all.
       clean_label: whether only images of the target class are poisoned, their labels left as they are.
       every_batch: whether the attacker controls the training, and poisons every batch anew.
       cover: `(state, images, key) -> images` that keep their labels, so that nothing but the trigger itself counts;
@@ -115,7 +115,7 @@ class Attack(NamedTuple):
       test_set: `(split, goal) -> TriggeredSet`, in the place of `poison.triggered_test_set`; None for that.
     """
 
-    trigger: Callable[[PyTree, jax.Array], jax.Array]
+    trigger: Callable[[PyTree, jax.Array], jax.Array] | None
     clean_label: bool = False
     every_batch: bool = False
     cover: Callable[[PyTree, jax.Array, jax.Array], jax.Array] | None = None
@@ -126,8 +126,19 @@ class Attack(NamedTuple):
     compose: Callable[[PyTree, Split, Goal, float, int], tuple[Split, np.ndarray]] | None = None
     test_set: Callable[[Split, Goal], TriggeredSet] | None = None
 
+    @property
+    def learns_trigger(self) -> bool:
+        """Whether the trigger is known only with a state."""
+        return self.fit is not None and self.implant is None
+
+    def puts(self, state: PyTree, images: jax.Array) -> jax.Array:
+        """As `trigger`, which has to be there."""
+        assert self.trigger is not None
+        return self.trigger(state, images)
+
     def stamp(self, images: np.ndarray, state: PyTree = None) -> np.ndarray:
         """New uint8 images `[N, H, W, C]` with the trigger."""
+        assert self.trigger is not None
         return in_chunks(self.trigger, images, state)
 
 

@@ -23,8 +23,8 @@ def bppa(
     Args:
       image_shape: (H, W, C).
       bits: of each channel, 1 to 7.
-      dither: whether the error of a pixel goes to its neighbours (Floyd and Steinberg: 7/16 right, 3/16 below left, 5/16
-        below, 1/16 below right).
+      dither: whether the error of a pixel goes to its neighbours (Floyd and Steinberg: 7/16 right, 3/16 below left,
+        5/16 below, 1/16 below right).
       negative_rate: negative samples for each poisoned image.
     """
     if not 1 <= bits <= 7 or not 0 <= negative_rate < np.inf:

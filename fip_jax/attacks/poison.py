@@ -26,10 +26,12 @@ def check_goal(goal: Goal, attack: Attack) -> None:
             "labels as they are"
         )
     if attack.test_set is not None and goal.mode == "all_to_all":
-        raise UserError("attack.mode: found 'all_to_all', expected 'all_to_one' for two classes in one image")
+        raise UserError(
+            "attack.mode: found 'all_to_all', expected 'all_to_one' for images composed of two classes"
+        )
 
 
-def choose(labels: np.ndarray, attack: Attack, goal: Goal, rate: float, seed: int) -> np.ndarray:
+def choose(labels: np.ndarray, clean_label: bool, goal: Goal, rate: float, seed: int) -> np.ndarray:
     """Indices of the training images to poison, sorted.
 
     They are drawn from all classes but the target (all-to-one), from all (all-to-all), or from the target class alone
@@ -37,7 +39,7 @@ def choose(labels: np.ndarray, attack: Attack, goal: Goal, rate: float, seed: in
 
     Args:
       labels: int32 `[N]`.
-      attack: trigger.
+      clean_label: as in `Attack`.
       goal: labels.
       rate: poisoned images as a fraction of the whole training set; for a clean-label attack of the images of the
         target class.
@@ -46,11 +48,11 @@ def choose(labels: np.ndarray, attack: Attack, goal: Goal, rate: float, seed: in
     Raises:
       UserError: the rate asks for no image or for more than there are to poison.
     """
-    eligible = np.flatnonzero((goal.targets(labels) == labels) == attack.clean_label)
-    total = len(eligible) if attack.clean_label else len(labels)
+    eligible = np.flatnonzero((goal.targets(labels) == labels) == clean_label)
+    total = len(eligible) if clean_label else len(labels)
     count = round(rate * total)
     if not 1 <= count <= len(eligible):
-        key, what = ("clean_label_rate", "target") if attack.clean_label else ("poison_rate", "training")
+        key, what = ("clean_label_rate", "target") if clean_label else ("poison_rate", "training")
         raise UserError(
             f"attack.{key}: {rate:g} of {total} {what} images is {count}, expected 1 to {len(eligible)}, the images "
             "that this attack can poison"
@@ -80,7 +82,7 @@ def poison(
     check_goal(goal, attack)
     if attack.compose is not None:
         return attack.compose(state, split, goal, rate, seed)
-    chosen = choose(split.labels, attack, goal, rate, seed)
+    chosen = choose(split.labels, attack.clean_label, goal, rate, seed)
     images, labels = split.images.copy(), split.labels.copy()
     if attack.implant is not None:
         images[chosen] = attack.implant(state, chosen, split.images[chosen])
@@ -132,7 +134,7 @@ def poison_batch(
     order = jax.random.uniform(poison_key, (total,)) + (targets == labels).astype(jnp.float32)
     chosen = jnp.argsort(order)[:count]
     eligible = (targets != labels)[chosen]
-    stamped = jnp.where(eligible[:, None, None, None], attack.trigger(state, images[chosen]), images[chosen])
+    stamped = jnp.where(eligible[:, None, None, None], attack.puts(state, images[chosen]), images[chosen])
     poisoned = images.at[chosen].set(saturate(stamped))
     covers = min(round(attack.cover_rate * count), total - count) if attack.cover is not None else 0
     if covers and attack.cover is not None:

@@ -16,8 +16,8 @@ def sig(
     """Adds vertical stripes, amplitude * sin(2 pi j frequency / W) in column j, and saturates.
 
     Source: Barni et al. (2019), "A new backdoor attack in CNNs by training set corruption without label
-    poisoning", ICIP, https://arxiv.org/abs/1902.11237, eq. 1. The rate is `attack.clean_label_rate`, of the images of the
-    target class.
+    poisoning", ICIP, https://arxiv.org/abs/1902.11237, eq. 1. The rate is `attack.clean_label_rate`, of the images of
+    the target class.
 
     Args:
       image_shape: (H, W, C).

@@ -17,9 +17,7 @@ def save_state(path: Path, settings: ConfigDict, state: PyTree) -> None:
     """Writes a state to a folder, whole or not at all, unless it is there; `settings` are `config.attack`."""
     if not path.exists():
         options = settings[settings.name].to_dict()
-        checkpoint.save_model(
-            path, state, {}, {"format": _FORMAT, "name": settings.name, "options": options}
-        )
+        checkpoint.save_model(path, state, {}, {"format": _FORMAT, "name": settings.name, "options": options})
 
 
 def load_state(path: str | Path, name: str) -> PyTree:

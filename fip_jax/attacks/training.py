@@ -1,4 +1,4 @@
-"""The training of a victim whose attacker controls it: every batch is poisoned anew, and the trigger may learn as well."""
+"""A victim trained by its attacker: every batch is poisoned anew, and the trigger may learn as well."""
 
 from typing import NamedTuple
 
@@ -43,15 +43,18 @@ class Lesson(NamedTuple):
 def with_poison(by_batch: ByBatch, lesson: Lesson, settings: Settings) -> Lesson:
     """The same training with the attack in it.
 
-    Of a state that is trained along, the parameters become {"network": ..., "attack": ...}. The images are then poisoned
-    inside of the loss, and terms of Fisher's see the clean ones; otherwise they are poisoned as they are drawn.
+    Of a state that is trained along, the parameters become {"network": ..., "attack": ...}. The images are then
+    poisoned inside of the loss, and terms of Fisher's see the clean ones; otherwise they are poisoned as they are
+    drawn.
     """
     if by_batch.joint:
         return _jointly(by_batch, lesson, settings)
 
     def draw(key: jax.Array, step: jax.Array, data: PyTree) -> PyTree:
         batch = lesson.draw(key, step, data)
-        return _poisoned(by_batch, by_batch.state, batch, jax.random.fold_in(jax.random.fold_in(key, 1), step))
+        return _poisoned(
+            by_batch, by_batch.state, batch, jax.random.fold_in(jax.random.fold_in(key, 1), step)
+        )
 
     return lesson._replace(draw=draw)
 
@@ -85,6 +88,4 @@ def _jointly(by_batch: ByBatch, lesson: Lesson, settings: Settings) -> Lesson:
         {"network": "network", "attack": "attack"},
     )
     params = {"network": lesson.params, "attack": by_batch.state}
-    return lesson._replace(
-        objective=Objective(loss_fn, log_probs_fn), params=params, optimizer=both
-    )
+    return lesson._replace(objective=Objective(loss_fn, log_probs_fn), params=params, optimizer=both)

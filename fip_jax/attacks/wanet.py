@@ -18,9 +18,10 @@ def wanet(
 ) -> Attack:
     """Moves every pixel along a fixed smooth field: bilinear sampling at clip(identity + strength P / (H, W), -1, 1).
 
-    P is uniform noise over grid_size x grid_size points, divided by its mean absolute value and interpolated bicubically
-    to the image. Cover images ("noise mode") are warped by a field with other noise, U(-1, 1) / (H, W) in every pixel, on
-    top, and keep their labels. Every batch is poisoned anew; the rate is that of poisoned images in a batch.
+    P is uniform noise over grid_size x grid_size points, divided by its mean absolute value and interpolated
+    bicubically to the image. Cover images ("noise mode") are warped by a field with other noise, U(-1, 1) / (H, W) in
+    every pixel, on top, and keep their labels. Every batch is poisoned anew; the rate is that of poisoned images in a
+    batch.
 
     Source: Nguyen and Tran (2021), "WaNet: Imperceptible warping-based backdoor attack", ICLR,
     https://arxiv.org/abs/2102.10369, eqs. 4 to 8.

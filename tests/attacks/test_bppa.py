@@ -23,8 +23,9 @@ def test_levels_by_hand():
 
 
 def test_dithering_by_hand():
-    # One bit. 100 -> 0 leaves 100: 43.75 to the right, 31.25 below, 6.25 below right. 100 + 43.75 -> 255 leaves -111.25:
-    # 3/16 of it below left, 5/16 below. Then 100 + 31.25 - 20.859 = 110.39 -> 0, and 100 + 6.25 - 34.77 + 48.30 = 119.8.
+    # One bit. 100 -> 0 leaves 100: 43.75 to the right, 31.25 below, 6.25 below right. 100 + 43.75 -> 255 leaves
+    # -111.25: 3/16 of it below left, 5/16 below. Then 100 + 31.25 - 20.859 = 110.39 -> 0, and 100 + 6.25 - 34.77 +
+    # 48.30 = 119.8.
     image = np.full((1, 2, 2, 1), 100, np.uint8)
     assert stamp(image, bits=1)[0, ..., 0].tolist() == [[0, 255], [0, 0]]
 

@@ -20,8 +20,8 @@ def test_sampling_by_hand():
 
 
 def test_upsampling_by_hand():
-    # On two points the cubic is 2 t^3 stretched: at t = 1/2 the weights of the two (the border repeated) are 1/2 each, and
-    # at t = 1/4 they are those of -0.75: near (1.25, -2.25, 0, 1), far -0.75 (1, -5, 8, -4).
+    # On two points the cubic is 2 t^3 stretched: at t = 1/2 the weights of the two (the border repeated) are 1/2 each,
+    # and at t = 1/4 they are those of -0.75: near (1.25, -2.25, 0, 1), far -0.75 (1, -5, 8, -4).
     noise = np.array([[0.0, 0.0], [4.0, 4.0]])[..., None] * np.ones(2)
     near = 1.25 * 0.75**3 - 2.25 * 0.75**2 + 1  # of the point 3/4 away
     far = -0.75 * (1.75**3 - 5 * 1.75**2 + 8 * 1.75 - 4)  # of that beyond it, a copy of it
@@ -32,7 +32,7 @@ def test_upsampling_by_hand():
 @pytest.mark.parametrize("shape", [(12, 12, 3), (9, 14, 1)])
 def test_as_in_pytorch(shape):
     torch = pytest.importorskip("torch")
-    height, width, channels = shape
+    height, width, _ = shape
     noise = rng.uniform(-1, 1, (4, 4, 2))
     theirs = torch.nn.functional.interpolate(
         torch.tensor(noise).permute(2, 0, 1)[None], (height, width), mode="bicubic", align_corners=True
@@ -42,7 +42,9 @@ def test_as_in_pytorch(shape):
     image = rng.uniform(0, 255, shape).astype(np.float32)
     grid = np.clip(rng.uniform(-1.2, 1.2, (height, width, 2)), -1, 1).astype(np.float32)
     theirs = torch.nn.functional.grid_sample(
-        torch.tensor(image).permute(2, 0, 1)[None], torch.tensor(grid[..., ::-1].copy())[None], align_corners=True
+        torch.tensor(image).permute(2, 0, 1)[None],
+        torch.tensor(grid[..., ::-1].copy())[None],
+        align_corners=True,
     )[0]
     found = sample(jnp.asarray(image), jnp.asarray(grid))
     np.testing.assert_allclose(found, theirs.permute(1, 2, 0).numpy(), atol=2e-3)
@@ -55,7 +57,10 @@ def test_the_whole_trigger_as_in_pytorch():
     found = create_attack("wanet", (height, width, 3), {"strength": 0.7, "pattern_seed": 5}).stamp(images)
     field = torch.tensor(np.random.default_rng(5).uniform(-1, 1, (4, 4, 2)))[..., [1, 0]]  # column first
     field = torch.nn.functional.interpolate(
-        (field / field.abs().mean()).permute(2, 0, 1)[None], (height, width), mode="bicubic", align_corners=True
+        (field / field.abs().mean()).permute(2, 0, 1)[None],
+        (height, width),
+        mode="bicubic",
+        align_corners=True,
     ).permute(0, 2, 3, 1)
     line = torch.linspace(-1, 1, height, dtype=torch.float64)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
@@ -75,13 +80,17 @@ def test_cover_is_another_warp_of_every_image():
     assert abs(np.asarray(first - second)).max() > 1
     assert abs(np.asarray(first - triggered)).max() > 1
     # U(-1, 1) / 16 of the half width is less than half a pixel: on a slope of 10 a pixel, less than 5 levels.
-    slope = jnp.asarray(np.broadcast_to(10.0 * np.arange(16)[None, None, :, None], (1, 16, 16, 1)), jnp.float32)
+    slope = jnp.asarray(
+        np.broadcast_to(10.0 * np.arange(16)[None, None, :, None], (1, 16, 16, 1)), jnp.float32
+    )
     moved = attack.cover(None, slope, jax.random.key(0)) - attack.trigger(None, slope)
     assert 4 < float(abs(moved).max()) <= 10 * 15 / 2 / 16
     assert (attack.every_batch, attack.cover_rate) == (True, 2.0)
 
 
-@pytest.mark.parametrize("bad", [{"grid_size": 1}, {"strength": 0.0}, {"cover_rate": -1.0}, {"pattern_seed": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"grid_size": 1}, {"strength": 0.0}, {"cover_rate": -1.0}, {"pattern_seed": -1}]
+)
 def test_refusals(bad):
     with pytest.raises(UserError, match=r"^attack\.wanet: found"):
         create_attack("wanet", (8, 8, 3), bad)
