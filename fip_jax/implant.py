@@ -104,10 +104,8 @@ def _context(config: ConfigDict, fresh: Suspect, material: Material, workdir: Wo
     assert material.training is not None and material.goal is not None and material.attack is not None
     data = to_device(material.training.images, material.training.labels)
 
-    def benign(split: Split) -> Benign:
-        course = Course(
-            "benign", "train a network without a backdoor", config.attack.benign_epochs, None, False
-        )
+    def benign(split: Split, name: str) -> Benign:
+        course = Course(name, f"attack: {name} network", config.attack.benign_epochs, None, False)
         network = train(config, fresh, split, workdir, lambda _: {}, course)
         return Benign(
             lambda params, state, images: fresh.network(params, state, images)[0],

@@ -8,6 +8,10 @@ from fip_jax.attacks.blend import blend
 from fip_jax.attacks.bppa import bppa
 from fip_jax.attacks.cba import cba
 from fip_jax.attacks.clb import clb
+from fip_jax.attacks.dynamic import dynamic
+from fip_jax.attacks.fba import fba
+from fip_jax.attacks.issba import issba
+from fip_jax.attacks.lira import lira
 from fip_jax.attacks.pattern import pattern
 from fip_jax.attacks.sig import sig
 from fip_jax.attacks.troj import troj
@@ -21,6 +25,10 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "bppa": bppa,
     "cba": cba,
     "clb": clb,
+    "dynamic": dynamic,
+    "fba": fba,
+    "issba": issba,
+    "lira": lira,
     "pattern": pattern,
     "sig": sig,
     "troj": troj,

@@ -68,7 +68,8 @@ class Context(NamedTuple):
       goal: labels.
       rate: of poisoned images, as in `poison.poison`.
       seed: of everything random.
-      benign: `(split) -> Benign`, a network of the victim's kind trained for a few epochs on some images.
+      benign: `(images, name) -> Benign`, a network of the victim's kind trained on them for a few epochs; the name is
+        for its folder and its phase.
       minimise: `(name, loss_fn, params, num_steps, learning_rate) -> params`, by Adam over batches of the training
         images; a crash loses little of it.
     """
@@ -77,7 +78,7 @@ class Context(NamedTuple):
     goal: Goal
     rate: float
     seed: int
-    benign: Callable[[Split], Benign]
+    benign: Callable[[Split, str], Benign]
     minimise: Callable[[str, FitLoss, PyTree, int, float], PyTree]
 
 

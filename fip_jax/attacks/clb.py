@@ -58,7 +58,9 @@ def clb(
     def fit(context: Context) -> dict[str, np.ndarray]:
         chosen = choose(context.training.labels, True, context.goal, context.rate, context.seed)
         part = context.training.take(chosen)
-        hard = perturb(context.benign(context.training), part.images, part.labels, epsilon, step_size, steps)
+        hard = perturb(
+            context.benign(context.training, "benign"), part.images, part.labels, epsilon, step_size, steps
+        )
         return {"indices": chosen.astype(np.int32), "images": hard}
 
     def implant(state, indices: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -22,14 +22,19 @@ def _head(benign: Benign) -> tuple[str, ...]:
     return found[-1]
 
 
-def strongest(benign: Benign, count: int) -> jax.Array:
-    """Indices `[count]` of the neurons with the largest sums of absolute weights to the classes."""
+def count(benign: Benign) -> int:
+    """Number of these neurons."""
+    return len(_at(benign.params, _head(benign))["kernel"])
+
+
+def strongest(benign: Benign, number: int) -> jax.Array:
+    """Indices `[number]` of the neurons with the largest sums of absolute weights to the classes."""
     kernel = _at(benign.params, _head(benign))["kernel"]
-    if count > len(kernel):
+    if number > len(kernel):
         raise UserError(
-            f"attack.troj.neurons: found {count}, expected at most the {len(kernel)} that there are"
+            f"attack.troj.neurons: found {number}, expected at most the {len(kernel)} that there are"
         )
-    return jnp.argsort(-jnp.abs(kernel).sum(axis=1))[:count]
+    return jnp.argsort(-jnp.abs(kernel).sum(axis=1))[:number]
 
 
 def activations(benign: Benign, params: PyTree, images: jax.Array, neurons: jax.Array) -> jax.Array:

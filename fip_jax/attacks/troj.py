@@ -59,7 +59,7 @@ def troj(
         return images.at[:, rows, columns].set(jnp.rint(square)[None])
 
     def fit(context: Context) -> dict[str, jax.Array]:
-        benign = context.benign(context.training)
+        benign = context.benign(context.training, "benign")
         driven = last_layer.strongest(benign, neurons)
         some = np.random.default_rng([context.seed, 5]).permutation(len(context.training.labels))[:_BATCH]
         images = jnp.asarray(context.training.images[some], jnp.float32)

@@ -139,5 +139,7 @@ def test_refusals_name_the_key(name, options, key):
 
 def test_names():
     assert create_attack("none", SHAPE) is None
-    clean_label = {name for name in set(ATTACKS) - {"pattern"} if create_attack(name, (16, 16, 3)).clean_label}
+    clean_label = {
+        name for name in set(ATTACKS) - {"pattern"} if create_attack(name, (16, 16, 3)).clean_label
+    }
     assert clean_label == {"clb", "sig"}
