@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fip_jax.attacks.attack import Attack, Context, Joint
 from fip_jax.attacks.unet import apply_unet, init_unet
@@ -45,7 +46,7 @@ def dynamic(
             f"attack.dynamic: found width={width}, mask_steps={mask_steps} and images of {image_shape[0]} x "
             f"{image_shape[1]}, expected at least 1, 1 and 4 x 4"
         )
-    if not 0 < density <= 1 or not 0 < learning_rate < 1 or not 0 <= cross_rate < float("inf"):
+    if not 0 < density <= 1 or not 0 < learning_rate < 1 or not 0 <= cross_rate < np.inf:
         raise UserError(
             f"attack.dynamic: found density={density}, learning_rate={learning_rate}, cross_rate={cross_rate}, "
             "expected a share above 0, a rate between 0 and 1, and at least 0"
@@ -59,15 +60,15 @@ def dynamic(
         return put(state, images, jnp.roll(images, 1, axis=0))
 
     def fit(context: Context) -> PyTree:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(context.seed), 12))
-        mask = init_unet(keys[0], channels, 1, width, _DEPTH)
+        rng = np.random.default_rng([context.seed, 6])
+        mask = init_unet(rng, channels, 1, width, _DEPTH)
 
         def loss_fn(params, images, *_):
             found = mask_of(params, images)
             return 100 * jax.nn.relu(found - density).mean() + sameness(images / 255, found)
 
         mask = context.minimise("mask", loss_fn, mask, mask_steps, learning_rate)
-        return {"generator": init_unet(keys[1], channels, channels, width, _DEPTH), "mask": mask}
+        return {"generator": init_unet(rng, channels, channels, width, _DEPTH), "mask": mask}
 
     def penalty(state, images, _):
         return sameness(images / 255, pattern_of(state["generator"], images))

@@ -70,15 +70,15 @@ def fba(
         return paint(state["detoxicant"], images)
 
     def fit(context: Context) -> PyTree:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(context.seed), 12), 3)
-        style_fn = make_style(keys[0], sunsets(image_shape, _SUNSETS, context.seed))
+        rng = np.random.default_rng([context.seed, 6])
+        style_fn = make_style(rng, sunsets(image_shape, _SUNSETS, rng))
 
         def loss_fn(params, images, *_):
             painted = paint(params, images)
             kept = ssim(_brightness(painted), _brightness(images)).mean()
             return style_fn(painted) + likeness * (1 - kept)
 
-        first = init_unet(keys[1], channels, channels, width, _DEPTH)
+        first = init_unet(rng, channels, channels, width, _DEPTH)
         state = {"painter": context.minimise("painter", loss_fn, first, steps, learning_rate)}
         if not detox_rate:
             return state
@@ -86,7 +86,7 @@ def fba(
         poisoned, chosen = poison(context.training, attack, context.goal, context.rate, context.seed, state)
         decoy = context.benign(poisoned, "decoy")
         found = _raised(decoy, context.training.images[chosen], poisoned.images[chosen])
-        params = {"painter": init_unet(keys[2], channels, channels, width, _DEPTH), "decoy": decoy.params}
+        params = {"painter": init_unet(rng, channels, channels, width, _DEPTH), "decoy": decoy.params}
         loss = _detox_loss(decoy, *found, likeness)
         learnt = context.minimise("detoxicant", loss, params, detox_steps, learning_rate)
         return state | {"detoxicant": learnt["painter"]}
@@ -99,10 +99,9 @@ def paint(params: PyTree, images: jax.Array) -> jax.Array:
     return 255 * jax.nn.sigmoid(apply_unet(params, images / 127.5 - 1) + (images / 255 - 0.5) * 4)
 
 
-def sunsets(image_shape: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
+def sunsets(image_shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
     """Pictures float32 `[count, H, W, C]` in grey levels: a sky from violet to yellow, a glowing sun, dark ground."""
     height, width, channels = image_shape
-    rng = np.random.default_rng([seed, 6])
     rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None]
     stops = np.array([[90, 50, 120], [220, 80, 70], [255, 140, 40], [255, 220, 110]], np.float32)
     pictures = np.empty((count, height, width, 3), np.float32)
@@ -121,14 +120,13 @@ def sunsets(image_shape: tuple[int, int, int], count: int, seed: int) -> np.ndar
     return pictures.mean(axis=-1, keepdims=True).repeat(channels, axis=-1)
 
 
-def make_style(key: jax.Array, pictures: np.ndarray):
+def make_style(rng: np.random.Generator, pictures: np.ndarray):
     """`(images) -> scalar`: mean squared distance of the features' mean Gram matrices from those of pictures.
 
     A random network's features will do: Ustyuzhaninov et al. (2017), https://arxiv.org/abs/1606.00021.
     """
-    keys = jax.random.split(key, _STYLE_LAYERS)
     inputs = [pictures.shape[-1]] + [_STYLE_WIDTH] * (_STYLE_LAYERS - 1)
-    layers = [init_convolution(k, count, _STYLE_WIDTH) for k, count in zip(keys, inputs, strict=True)]
+    layers = [init_convolution(rng, count, _STYLE_WIDTH) for count in inputs]
 
     def grams(images):
         found, maps = images / 127.5 - 1, [images / 127.5 - 1]

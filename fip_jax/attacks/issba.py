@@ -70,7 +70,7 @@ def issba(
         return loss
 
     def fit(context: Context) -> PyTree:
-        params = init_coders(jax.random.fold_in(jax.random.key(context.seed), 12), image_shape, bits, width)
+        params = init_coders(np.random.default_rng([context.seed, 6]), image_shape, bits, width)
         half = steps // 2
         params = context.minimise("bits", loss_fn(0.0), params, half, learning_rate)
         return context.minimise("fidelity", loss_fn(fidelity), params, steps - half, learning_rate)
@@ -78,20 +78,18 @@ def issba(
     return Attack(trigger, fit=fit)
 
 
-def init_coders(key: jax.Array, image_shape: tuple[int, int, int], bits: int, width: int) -> PyTree:
+def init_coders(rng: np.random.Generator, image_shape: tuple[int, int, int], bits: int, width: int) -> PyTree:
     """Fresh weights of encoder and decoder."""
     height, wide, channels = image_shape
     cells, last = -(-height // _CELL) * -(-wide // _CELL), -(-height // 8) * -(-wide // 8) * 4 * width
-    keys = jax.random.split(key, 6)
     layers = [(channels, width), (width, 2 * width), (2 * width, 4 * width)]
+    spread = rng.standard_normal((bits, cells * width)) / bits**0.5
+    read = rng.standard_normal((last, bits)) / last**0.5
     return {
-        "encoder": init_unet(keys[0], channels + width, channels, width, _DEPTH),
-        "spread": jax.random.normal(keys[1], (bits, cells * width)) / bits**0.5,
-        "decoder": {
-            f"down{level}": init_convolution(key, *sizes)
-            for level, (key, sizes) in enumerate(zip(keys[2:5], layers, strict=True))
-        },
-        "read": jax.random.normal(keys[5], (last, bits)) / last**0.5,
+        "encoder": init_unet(rng, channels + width, channels, width, _DEPTH),
+        "spread": jnp.asarray(spread, jnp.float32),
+        "decoder": {f"down{level}": init_convolution(rng, *sizes) for level, sizes in enumerate(layers)},
+        "read": jnp.asarray(read, jnp.float32),
     }
 
 

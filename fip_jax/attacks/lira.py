@@ -1,7 +1,7 @@
 """LIRA: faint noise from a network that learns what the victim reacts to, while the victim learns to react."""
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fip_jax.attacks.attack import Attack, Context, Joint
 from fip_jax.attacks.unet import apply_unet, init_unet
@@ -52,7 +52,7 @@ def lira(
         return images + epsilon * jnp.tanh(apply_unet(state["generator"], images / 127.5 - 1))
 
     def fit(context: Context) -> PyTree:
-        key = jax.random.fold_in(jax.random.key(context.seed), 12)
-        return {"generator": init_unet(key, channels, channels, width, _DEPTH)}
+        rng = np.random.default_rng([context.seed, 6])
+        return {"generator": init_unet(rng, channels, channels, width, _DEPTH)}
 
     return Attack(trigger, every_batch=True, fit=fit, joint=Joint(learning_rate, until))

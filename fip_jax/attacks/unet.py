@@ -2,15 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fip_jax.per_example import PyTree
 
 
-def init_unet(key: jax.Array, channels: int, outputs: int, width: int, depth: int) -> PyTree:
+def init_unet(rng: np.random.Generator, channels: int, outputs: int, width: int, depth: int) -> PyTree:
     """Fresh weights: He-normal, the last layer a tenth of that, so that its outputs start small.
 
     Args:
-      key: PRNG key.
+      rng: of the weights.
       channels: of the input.
       outputs: channels of the output.
       width: channels at full size; every halving of the size doubles them.
@@ -21,10 +22,8 @@ def init_unet(key: jax.Array, channels: int, outputs: int, width: int, depth: in
     for level in range(depth):
         shapes[f"down{level}"] = (widths[level], widths[level + 1])
         shapes[f"up{level}"] = (widths[level] + widths[level + 1], widths[level])
-    keys = jax.random.split(key, len(shapes))
     return {
-        name: init_convolution(key, *shapes[name], 0.1 if name == "last" else 1.0)
-        for name, key in zip(sorted(shapes), keys, strict=True)
+        name: init_convolution(rng, *shape, 0.1 if name == "last" else 1.0) for name, shape in shapes.items()
     }
 
 
@@ -56,7 +55,8 @@ def convolve(layer: PyTree, images: jax.Array, stride: int = 1) -> jax.Array:
     return found + layer["bias"][None, None, None]
 
 
-def init_convolution(key: jax.Array, inputs: int, outputs: int, gain: float = 1.0) -> PyTree:
+def init_convolution(rng: np.random.Generator, inputs: int, outputs: int, gain: float = 1.0) -> PyTree:
     """Weights of a 3x3 convolution, normal with deviation gain sqrt(2 / (9 inputs)), and biases of 0."""
     scale = gain * (2 / (9 * inputs)) ** 0.5
-    return {"kernel": scale * jax.random.normal(key, (3, 3, inputs, outputs)), "bias": jnp.zeros(outputs)}
+    kernel = scale * rng.standard_normal((3, 3, inputs, outputs), np.float32)
+    return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(outputs)}
