@@ -116,14 +116,14 @@ def save_model(path: Path, params: PyTree, model_state: PyTree, description: dic
         )
 
 
-def load_description(path: Path) -> dict[str, Any]:
-    """The description given to `save_model`.
+def load_description(path: Path, key: str = "victim.checkpoint") -> dict[str, Any]:
+    """The description given to `save_model`; `key` is the setting that named the folder.
 
     Raises:
       UserError: the folder does not exist or is not a model of ours.
     """
     if not (path / "description").is_dir() or not ocp.is_orbax_checkpoint(path):
-        raise UserError(f"victim.checkpoint: found no model at {path}, expected a folder written by fip_jax")
+        raise UserError(f"{key}: found no model at {path}, expected a folder written by fip_jax")
     with _readable(path, "expected a folder written by fip_jax"):
         found = dict(ocp.load_checkpointables(path, {"description": None})["description"])
         found.pop("checksum")
@@ -145,3 +145,16 @@ def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree,
         if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(f"{path}: found weights that are not finite, expected numbers")
     return network["params"], network["model_state"]
+
+
+def load_arrays(path: Path) -> dict[str, PyTree]:
+    """{"params": ..., "model_state": ...} saved by `save_model`, of whatever structure.
+
+    Raises:
+      UserError: damaged.
+    """
+    with _readable(path, "expected a folder written by fip_jax"):
+        saved = ocp.load_checkpointables(path, {"network": None, "description": None})
+        if _checksum(saved["network"]) != saved["description"]["checksum"]:
+            raise ValueError("checksum does not match")
+        return saved["network"]

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fip_jax.attacks import ATTACKS, create_attack
+from fip_jax.attacks.attack import Attack
 from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
@@ -39,16 +40,39 @@ def default_config() -> ConfigDict:
     config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 3})
 
     config.attack = ConfigDict()  # read by attacks/
-    config.attack.name = "badnets"  # none, badnets, blend, pattern, sig
+    config.attack.name = "badnets"  # none, or a file in attacks/
     config.attack.mode = "all_to_one"  # or all_to_all: class y becomes y + 1
     config.attack.target = 0
     config.attack.poison_rate = 0.1  # fraction of the training images that are not held out
+    config.attack.clean_label_rate = 0.8  # the same for clb and sig: fraction of the target class's images
+    config.attack.state = ""  # attack/ of an earlier run, whose trigger is used as it is; empty: make one
+    config.attack.benign_epochs = 1  # of the network without a backdoor that clb, fba and troj start from
+    config.attack.export = False  # write the poisoned images as PNG files with an index, for other programs
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
+    config.attack.bppa = ConfigDict({"bits": 3, "dither": True, "negative_rate": 1.0})
+    config.attack.cba = ConfigDict(
+        {"first": 1, "second": 2, "mix_rate": 0.5}
+    )  # two classes that make a third
+    config.attack.clb = ConfigDict({"epsilon": 16.0, "step_size": 2.0, "steps": 30, "size": 3})  # grey levels
+    config.attack.dynamic = ConfigDict(
+        {"width": 8, "density": 0.032, "mask_steps": 200, "learning_rate": 0.003, "cross_rate": 1.0}
+    )
+    config.attack.fba = ConfigDict(
+        {"alpha": 0.6, "width": 8, "steps": 200, "detox_rate": 1.0, "detox_steps": 100}
+    )
+    config.attack.fba.update({"likeness": 1.0, "learning_rate": 0.003})
+    config.attack.issba = ConfigDict({"bits": 16, "limit": 24.0, "width": 8, "steps": 400, "fidelity": 20.0})
+    config.attack.issba.update({"learning_rate": 0.003, "pattern_seed": 0})
+    config.attack.lira = ConfigDict({"epsilon": 12.0, "width": 8, "learning_rate": 0.001, "until": 0.5})
     config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength
         {"file": "", "mask": "", "apply": "replace", "alpha": 1.0}
     )
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
+    config.attack.troj = ConfigDict(  # pixels; neurons 0: a square that nothing is optimised for
+        {"size": 6, "margin": 1, "neurons": 2, "steps": 100, "step_size": 8.0, "pattern_seed": 0}
+    )
+    config.attack.wanet = ConfigDict({"grid_size": 4, "strength": 0.5, "cover_rate": 2.0, "pattern_seed": 0})
 
     config.victim = ConfigDict()  # read by suspect.py
     # A file of PyTorch or safetensors, which brings model.*, or victim/ of an earlier run, which brings mean and std
@@ -60,6 +84,11 @@ def default_config() -> ConfigDict:
     config.victim.momentum = 0.9
     config.victim.weight_decay = 5e-4
     config.victim.warmup = 0.2  # fraction of the steps
+    # An attacker who knows of the defence: weight of the trace of the Fisher matrix, radius of adaptive SAM.
+    config.victim.eta_f = 0.0
+    config.victim.trace_limit = 1.0  # times the norm of the loss's gradient
+    config.victim.trace_batch_size = 16
+    config.victim.radius = 0.0
 
     config.clean = ConfigDict()  # read by data/held_out.py
     config.clean.fraction = 0.01  # of the images of `source`, held out for the defender
@@ -125,6 +154,9 @@ _POSITIVE = (
     "victim.epochs",
     "victim.batch_size",
     "victim.learning_rate",
+    "victim.trace_limit",
+    "victim.trace_batch_size",
+    "attack.benign_epochs",
     "clean.max_per_track",
     "defense.steps",
     "defense.batch_size",
@@ -143,6 +175,8 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "dataset.crop_padding",
     "victim.weight_decay",
+    "victim.eta_f",
+    "victim.radius",
     "defense.weight_decay",
     "report.checkpoint_seconds",
 )
@@ -179,9 +213,7 @@ def check_config(config: ConfigDict) -> None:
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
-        _expect(config, "attack.poison_rate", lambda value: 0 < value <= 1, "a fraction above 0")
-        size = config.dataset.image_size
-        create_attack(config.attack.name, (size, size, 3), config.attack[config.attack.name])
+        _check_attack(config)
     for method in METHODS:
         for name, value in config.defense[method].items():
             low, high = _LOWEST.get(name, 0), _HIGHEST.get(name, math.inf)
@@ -191,6 +223,28 @@ def check_config(config: ConfigDict) -> None:
     for key in ("mean", "std"):
         _expect(config, f"dataset.{key}", _is_three_numbers, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
+
+
+def _check_attack(config: ConfigDict) -> None:
+    for key in ("attack.poison_rate", "attack.clean_label_rate"):
+        _expect(config, key, lambda value: 0 < value <= 1, "a fraction above 0")
+    size, name = config.dataset.image_size, config.attack.name
+    attack = create_attack(name, (size, size, 3), config.attack[name])
+    assert attack is not None
+    if config.attack.state and attack.fit is None:
+        raise UserError(
+            f"attack.state: found {config.attack.state!r}, expected nothing: {name} learns nothing"
+        )
+    if config.victim.checkpoint and attack.learns_trigger and not config.attack.state:
+        raise UserError(
+            f"attack.state: found nothing, expected attack/ of the run that made the trigger of {name}, since "
+            "victim.checkpoint brings a network and no trigger"
+        )
+
+
+def attack_rate(config: ConfigDict, attack: Attack) -> float:
+    """The rate that counts for an attack."""
+    return config.attack.clean_label_rate if attack.clean_label else config.attack.poison_rate
 
 
 def _is_three_numbers(value: Any) -> bool:
@@ -209,17 +263,22 @@ def _expect_one_of(config: ConfigDict, key: str, names: Any) -> None:
     _expect(config, key, lambda value: value in names, f"one of {', '.join(names)}")
 
 
-def victim_settings(config: ConfigDict, num_images: int) -> Settings:
-    """The step's settings for training a victim on `num_images` images."""
+def victim_settings(config: ConfigDict, num_images: int, epochs: int | None = None) -> Settings:
+    """The step's settings for training a victim on `num_images` images, for `victim.epochs` or for others."""
     victim = config.victim
     steps_per_epoch = num_images // min(victim.batch_size, num_images)
     return Settings(
         learning_rate=victim.learning_rate,
-        num_steps=victim.epochs * steps_per_epoch,
+        num_steps=(epochs or victim.epochs) * steps_per_epoch,
         momentum=victim.momentum,
         weight_decay=victim.weight_decay,
         warmup=victim.warmup,
         axis=axis_of(config),
+        eta_f=victim.eta_f,
+        trace_limit=victim.trace_limit,
+        trace_batch_size=victim.trace_batch_size,
+        radius=victim.radius,
+        adaptive=True,
     )
 
 

@@ -1,5 +1,6 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
+import functools
 import os
 import platform
 from importlib.metadata import version
@@ -15,12 +16,13 @@ from fip_jax.config import check_config
 from fip_jax.defend import purify_suspect
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
+from fip_jax.implant import implant
 from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
 from fip_jax.phase import Measure
 from fip_jax.progress import console
 from fip_jax.report import figures, html, text
-from fip_jax.suspect import Suspect, train
+from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
 
@@ -81,13 +83,12 @@ def _story(
 ) -> dict[str, Any]:
     predict = make_predict(fresh.network)
 
-    def measure(state: purify.State) -> dict[str, float | None]:
+    def measure(state: Suspect | purify.State, material: Material = material) -> dict[str, float | None]:
         return _rates(predict, state, material, config.report.eval_images)
 
     victim = fresh
     if not config.victim.checkpoint:
-        assert material.training is not None  # or `prepare` would have refused
-        victim = train(config, fresh, material.training, workdir, measure)
+        victim, material = implant(config, fresh, material, workdir, measure)
     elif fresh.foreign is not None:
         _check_unchanged(fresh.foreign, workdir)
     analysis = Analysis(config, fresh, material.test)
@@ -97,7 +98,9 @@ def _story(
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
     else:
-        summary |= _purify(config, workdir, material, victim, before, measure, analysis)
+        summary |= _purify(
+            config, workdir, material, victim, before, functools.partial(measure, material=material), analysis
+        )
     summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
     html.write(workdir.path, summary, command)
     # Last, because it says that the run is finished.

@@ -2,14 +2,19 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax.attacks import create_attack
-from fip_jax.attacks.poison import Goal, TriggeredSet, check_goal, poison, triggered_test_set
+from fip_jax.attacks.attack import Attack, Goal, TriggeredSet
+from fip_jax.attacks.poison import check_goal, poison, triggered_test_set
+from fip_jax.attacks.storage import load_state
+from fip_jax.config import attack_rate
 from fip_jax.data import source
 from fip_jax.data.held_out import hold_out, keep_back
 from fip_jax.data.split import DataSet, Split
 from fip_jax.errors import UserError
+from fip_jax.per_example import PyTree
 from fip_jax.progress import console
 
 
@@ -17,11 +22,16 @@ class Material(NamedTuple):
     """The data of a run.
 
     Attributes:
-      training: the victim's images, poisoned where there is an attack; None where the data have none.
+      training: the victim's images, poisoned where there is an attack whose trigger is known before the training and
+        that poisons them once; None where the data have none.
       clean: the defender's images.
       test: clean test images.
-      triggered: test images with the trigger, or None without an attack.
+      triggered: test images with the trigger, or None without one that is known.
       class_names: names of the classes.
+      attack: the attack, or None.
+      goal: its labels, or None.
+      attack_state: its state where that was loaded, else None.
+      poisoned: indices of the training images with the trigger, or None where `training` is clean.
     """
 
     training: Split | None
@@ -29,6 +39,10 @@ class Material(NamedTuple):
     test: Split
     triggered: TriggeredSet | None
     class_names: tuple[str, ...]
+    attack: Attack | None = None
+    goal: Goal | None = None
+    attack_state: PyTree = None
+    poisoned: np.ndarray | None = None
 
 
 def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
@@ -61,10 +75,29 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     if attack is None:
         return Material(training, clean, test, None, names)
     goal = Goal(config.attack.mode, config.attack.target, len(names))
-    check_goal(goal, attack.clean_label)
-    if training is not None and not config.victim.checkpoint:
-        training, _ = poison(training, attack, goal, config.attack.poison_rate, config.seed)
-    return Material(training, clean, test, triggered_test_set(test, attack, goal), names)
+    check_goal(goal, attack)
+    state = load_state(config.attack.state, config.attack.name) if config.attack.state else None
+    material = Material(training, clean, test, None, names, attack, goal, state)
+    if not attack.learns_trigger or state is not None:
+        material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
+    to_fit = attack.fit is not None and state is None
+    if training is None or config.victim.checkpoint or attack.every_batch or to_fit:
+        return material
+    return with_poison(material, config)
+
+
+def with_poison(material: Material, config: ConfigDict) -> Material:
+    """The data with poisoned training images, by an attack whose state is known."""
+    assert material.training is not None and material.attack is not None and material.goal is not None
+    training, poisoned = poison(
+        material.training,
+        material.attack,
+        material.goal,
+        attack_rate(config, material.attack),
+        config.seed,
+        material.attack_state,
+    )
+    return material._replace(training=training, poisoned=poisoned)
 
 
 def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> tuple[str, ...]:

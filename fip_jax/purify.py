@@ -85,13 +85,19 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     )
 
 
-def init_state(settings: Settings, params: PyTree, model_state: PyTree, key: jax.Array) -> State:
+def init_state(
+    settings: Settings,
+    params: PyTree,
+    model_state: PyTree,
+    key: jax.Array,
+    tx: optax.GradientTransformation | None = None,
+) -> State:
     """The state before the first step. Copies, so that a donated state never takes the caller's arrays."""
     params, model_state, key = jax.tree.map(
         lambda leaf: jnp.array(leaf, copy=True), (params, model_state, key)
     )
     zero = jnp.zeros((), jnp.int32)
-    return State(params, model_state, optimizer(settings).init(params), key, zero, jnp.copy(zero))
+    return State(params, model_state, (tx or optimizer(settings)).init(params), key, zero, jnp.copy(zero))
 
 
 def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTree:
@@ -109,7 +115,11 @@ def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTre
 
 
 def make_step(
-    objective: Objective, settings: Settings, draw: DrawFn, penalty: Penalty = trace_of_fisher
+    objective: Objective,
+    settings: Settings,
+    draw: DrawFn,
+    penalty: Penalty = trace_of_fisher,
+    tx: optax.GradientTransformation | None = None,
 ) -> StepFn:
     """The compiled step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
 
@@ -120,12 +130,13 @@ def make_step(
       settings: the method.
       draw: `(key, step, data) -> batch`, which picks and augments the batch of a step.
       penalty: what `eta_f` weighs.
+      tx: an optimiser in the place of SGD, the same as for `init_state`.
 
     Returns:
       A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
       `anchor` is used where `settings.anchored` and may be None otherwise.
     """
-    tx = optimizer(settings)
+    tx = tx or optimizer(settings)
     rate = schedule(settings)
 
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:

@@ -1,12 +1,15 @@
 """The suspicious network: trained here on poisoned data, or loaded from a folder or a file."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, parallel, phase, purify
+from fip_jax import checkpoint, convolution, parallel, phase, purify
+from fip_jax.attacks.training import ByBatch, Lesson, with_poison
 from fip_jax.config import victim_settings
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.own_images import is_path
@@ -18,6 +21,7 @@ from fip_jax.interop.foreign import Foreign
 from fip_jax.interop.state_dict import from_torch, recognise
 from fip_jax.models import aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
+from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
 from fip_jax.workdir import Workdir
 
@@ -149,8 +153,32 @@ def _load_folder(config: ConfigDict, path: Path) -> Suspect:
     return suspect._replace(params=params, model_state=model_state)
 
 
+class Course(NamedTuple):
+    """A training of a network.
+
+    Attributes:
+      name: of the phase, and of the folder that the network is saved in.
+      title: for people.
+      epochs: number of them.
+      by_batch: an attack that poisons every batch, or None.
+      adaptive: whether `victim.eta_f` and `victim.radius` count.
+    """
+
+    name: str = "victim"
+    title: str = "train the victim"
+    epochs: int | None = None
+    by_batch: ByBatch | None = None
+    adaptive: bool = True
+
+
 def train(
-    config: ConfigDict, suspect: Suspect, split: Split, workdir: Workdir, measure: phase.Measure
+    config: ConfigDict,
+    suspect: Suspect,
+    split: Split,
+    workdir: Workdir,
+    measure: phase.Measure,
+    course: Course = Course(),  # noqa: B008 (immutable)
+    keep_attack: Callable[[PyTree], None] = lambda _: None,
 ) -> Suspect:
     """Trains a network from its fresh weights on (poisoned) images, with SGD and weight decay.
 
@@ -158,33 +186,55 @@ def train(
       config: the run's.
       suspect: fresh.
       split: training images.
-      workdir: for checkpoints, metrics, and the trained model in `victim/`.
-      measure: rates to log each epoch.
+      workdir: for checkpoints, metrics, and the trained model in a folder of its own.
+      measure: rates to log each epoch; of an attack that is trained along, its state has params {"network", "attack"}.
+      course: which training.
+      keep_attack: called with the state of an attack that was trained along, before the network is saved.
     """
-    folder = workdir.path / "victim"
+    folder = workdir.path / course.name
     if folder.exists():
         params, model_state = checkpoint.load_model(folder, suspect.params, suspect.model_state)
         return suspect._replace(params=params, model_state=model_state)
-    settings = victim_settings(config, len(split.labels))
+    epochs = course.epochs or config.victim.epochs
+    settings = _settings(config, len(split.labels), epochs, course.adaptive)
     parallel.check_divides(settings.axis, victim__batch_size=min(config.victim.batch_size, len(split.labels)))
-    network = suspect.network.with_axis(settings.axis)
-    objective = make_objective(network, batch_statistics=True, dropout=True)
-    draw = make_draw(config.victim.batch_size, config.dataset.crop_padding, config.dataset.flip)
+    lesson = _lesson(config, suspect, settings, course.by_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 10)
     outcome = phase.run(
         phase.Phase(
-            name="victim",
-            title="train the victim",
+            name=course.name,
+            title=course.title,
             num_steps=settings.num_steps,
-            measure_every=settings.num_steps // config.victim.epochs,
+            measure_every=settings.num_steps // epochs,
             measure=measure,
             checkpoint_seconds=config.report.checkpoint_seconds,
         ),
         workdir,
-        purify.make_step(objective, settings, draw),
-        purify.init_state(settings, suspect.params, suspect.model_state, key),
+        purify.make_step(lesson.objective, settings, lesson.draw, tx=lesson.optimizer),
+        purify.init_state(settings, lesson.params, suspect.model_state, key, lesson.optimizer),
         None,
         parallel.replicate(to_device(split.images, split.labels), settings.axis),
     )
-    checkpoint.save_model(folder, outcome.state.params, outcome.state.model_state, suspect.description)
-    return suspect._replace(params=outcome.state.params, model_state=outcome.state.model_state)
+    params, model_state = outcome.state.params, outcome.state.model_state
+    if course.by_batch is not None and course.by_batch.joint:
+        keep_attack(params["attack"])
+        params = params["network"]
+    checkpoint.save_model(folder, params, model_state, suspect.description)
+    return suspect._replace(params=params, model_state=model_state)
+
+
+def _settings(config: ConfigDict, num_images: int, epochs: int, adaptive: bool) -> Settings:
+    settings = victim_settings(config, num_images, epochs)
+    return settings if adaptive else dataclasses.replace(settings, eta_f=0.0, radius=0.0)
+
+
+def _lesson(config: ConfigDict, suspect: Suspect, settings: Settings, by_batch: ByBatch | None) -> Lesson:
+    network = suspect.network.with_axis(settings.axis)
+    if settings.eta_f:  # whose derivatives of second order are slow otherwise
+        network = network.with_convolution(convolution.for_batches())
+    lesson = Lesson(
+        make_objective(network, batch_statistics=True, dropout=True),
+        make_draw(config.victim.batch_size, config.dataset.crop_padding, config.dataset.flip),
+        suspect.params,
+    )
+    return lesson if by_batch is None else with_poison(by_batch, lesson, settings)

@@ -33,7 +33,7 @@ def test_the_defaults_pass():
 
 def test_the_defaults_are_those_of_the_attacks():
     config = default_config()
-    for name, (make, _) in ATTACKS.items():
+    for name, make in ATTACKS.items():
         options = inspect.signature(make).parameters
         defaults = {key: value.default for key, value in options.items() if key != "image_shape"}
         assert config.attack[name].to_dict() == defaults

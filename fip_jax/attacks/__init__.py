@@ -1,37 +1,38 @@
 """Backdoor attacks by name. An attack is a file with one function and a line here."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
-import numpy as np
-
+from fip_jax.attacks.attack import Attack
 from fip_jax.attacks.badnets import badnets
 from fip_jax.attacks.blend import blend
+from fip_jax.attacks.bppa import bppa
+from fip_jax.attacks.cba import cba
+from fip_jax.attacks.clb import clb
+from fip_jax.attacks.dynamic import dynamic
+from fip_jax.attacks.fba import fba
+from fip_jax.attacks.issba import issba
+from fip_jax.attacks.lira import lira
 from fip_jax.attacks.pattern import pattern
 from fip_jax.attacks.sig import sig
+from fip_jax.attacks.troj import troj
+from fip_jax.attacks.wanet import wanet
 from fip_jax.errors import UserError
 
-Stamp = Callable[[np.ndarray], np.ndarray]
-
-
-class Attack(NamedTuple):
-    """A trigger and how it is taught.
-
-    Attributes:
-      stamp: puts the trigger on uint8 images `[N, H, W, C]` and returns new ones.
-      clean_label: whether only images of the target class are poisoned, their labels left as they are.
-    """
-
-    stamp: Stamp
-    clean_label: bool
-
-
-# name: (maker of the stamp from (image shape, **options), clean label)
-ATTACKS: dict[str, tuple[Callable[..., Stamp], bool]] = {
-    "badnets": (badnets, False),
-    "blend": (blend, False),
-    "pattern": (pattern, False),
-    "sig": (sig, True),
+# name: maker of the attack from (image shape, **options)
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "badnets": badnets,
+    "blend": blend,
+    "bppa": bppa,
+    "cba": cba,
+    "clb": clb,
+    "dynamic": dynamic,
+    "fba": fba,
+    "issba": issba,
+    "lira": lira,
+    "pattern": pattern,
+    "sig": sig,
+    "troj": troj,
+    "wanet": wanet,
 }
 
 
@@ -52,5 +53,4 @@ def create_attack(
         return None
     if name not in ATTACKS:
         raise UserError(f"attack.name: found {name!r}, expected one of none, {', '.join(sorted(ATTACKS))}")
-    make, clean_label = ATTACKS[name]
-    return Attack(make(image_shape, **(options or {})), clean_label)
+    return ATTACKS[name](image_shape, **(options or {}))

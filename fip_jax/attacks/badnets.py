@@ -1,12 +1,11 @@
 """BadNets: a small white square."""
 
-import numpy as np
-
+from fip_jax.attacks.attack import Attack
 from fip_jax.errors import UserError
 
 
-def badnets(image_shape: tuple[int, int, int], *, size: int = 3, margin: int = 0):
-    """Stamps a white square near the bottom right corner.
+def badnets(image_shape: tuple[int, int, int], *, size: int = 3, margin: int = 0) -> Attack:
+    """A white square near the bottom right corner.
 
     Source: Gu et al. (2017), "BadNets", https://arxiv.org/abs/1708.06733.
 
@@ -21,10 +20,9 @@ def badnets(image_shape: tuple[int, int, int], *, size: int = 3, margin: int = 0
             f"attack.badnets: found size={size}, margin={margin}, expected a square of at least one pixel that "
             f"fits into {height} x {width}"
         )
+    bottom, right = height - margin, width - margin
 
-    def stamp(images: np.ndarray) -> np.ndarray:
-        stamped = images.copy()
-        stamped[:, height - margin - size : height - margin, width - margin - size : width - margin] = 255
-        return stamped
+    def trigger(_, images):
+        return images.at[:, bottom - size : bottom, right - size : right].set(255)
 
-    return stamp
+    return Attack(trigger)

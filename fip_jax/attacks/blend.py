@@ -1,11 +1,13 @@
 """Blend: a faint pattern over the whole image."""
 
+import jax.numpy as jnp
 import numpy as np
 
+from fip_jax.attacks.attack import Attack
 from fip_jax.errors import UserError
 
 
-def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed: int = 0):
+def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed: int = 0) -> Attack:
     """Blends a fixed pattern of uniform noise into the image: (1 - alpha) x + alpha pattern.
 
     Source: Chen et al. (2017), "Targeted backdoor attacks on deep learning systems using data poisoning",
@@ -22,7 +24,7 @@ def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed
         raise UserError(f"attack.blend.pattern_seed: found {pattern_seed}, expected at least 0")
     pattern = np.random.default_rng(pattern_seed).integers(0, 256, image_shape).astype(np.float32)
 
-    def stamp(images: np.ndarray) -> np.ndarray:
-        return np.rint((1 - alpha) * images.astype(np.float32) + alpha * pattern).astype(np.uint8)
+    def trigger(_, images):
+        return (1 - alpha) * images + alpha * jnp.asarray(pattern)[None]
 
-    return stamp
+    return Attack(trigger)

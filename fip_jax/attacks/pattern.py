@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
+from fip_jax.attacks.attack import Attack
 from fip_jax.data.npz import read_npy
 from fip_jax.data.pixels import open_picture, to_rgb
 from fip_jax.errors import UserError
 
 WAYS = ("replace", "add", "blend")
-_CHUNK = 256  # images held as float64 at once
 
 
 def pattern(
@@ -20,7 +21,7 @@ def pattern(
     mask: str = "",
     apply: str = "replace",
     alpha: float = 1.0,
-):
+) -> Attack:
     """Stamps a given pattern p through a mask m on an image x, all in [0, 1].
 
     "replace": (1 - m) x + m p; "add": x + m p, clipped to [0, 1]; "blend": (1 - alpha m) x + alpha m p.
@@ -56,14 +57,11 @@ def pattern(
             f"attack.pattern: {mask or file} is black, expected a trigger that changes some pixel by {apply!r}"
         )
 
-    def stamp(images: np.ndarray) -> np.ndarray:
-        stamped = np.empty_like(images)
-        for start in range(0, len(images), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            stamped[chunk] = np.rint(255 * np.clip(kept * (images[chunk] / 255) + added, 0, 1))
-        return stamped
+    def trigger(_, images):
+        kept_part = jnp.asarray(kept, jnp.float32)[None] * images
+        return kept_part + jnp.asarray(255 * added, jnp.float32)[None]
 
-    return stamp
+    return Attack(trigger)
 
 
 def _read(option: str, name: str, image_shape: tuple[int, int, int]) -> np.ndarray:

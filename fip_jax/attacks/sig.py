@@ -1,7 +1,9 @@
 """SIG: a clean-label attack with a sinusoidal stripe pattern."""
 
+import jax.numpy as jnp
 import numpy as np
 
+from fip_jax.attacks.attack import Attack
 from fip_jax.errors import UserError
 
 
@@ -10,11 +12,12 @@ def sig(
     *,
     amplitude: float = 40.0,
     frequency: float = 6.0,
-):
+) -> Attack:
     """Adds vertical stripes, amplitude * sin(2 pi j frequency / W) in column j, and saturates.
 
     Source: Barni et al. (2019), "A new backdoor attack in CNNs by training set corruption without label
-    poisoning", ICIP, https://arxiv.org/abs/1902.11237, eq. 1.
+    poisoning", ICIP, https://arxiv.org/abs/1902.11237, eq. 1. The rate is `attack.clean_label_rate`, of the images of
+    the target class.
 
     Args:
       image_shape: (H, W, C).
@@ -29,8 +32,7 @@ def sig(
     width = image_shape[1]
     stripes = amplitude * np.sin(2 * np.pi * np.arange(width) * frequency / width)
 
-    def stamp(images: np.ndarray) -> np.ndarray:
-        shifted = images.astype(np.float32) + stripes.astype(np.float32)[None, None, :, None]
-        return np.rint(np.clip(shifted, 0, 255)).astype(np.uint8)
+    def trigger(_, images):
+        return images + jnp.asarray(stripes, jnp.float32)[None, None, :, None]
 
-    return stamp
+    return Attack(trigger, clean_label=True)

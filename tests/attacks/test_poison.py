@@ -1,17 +1,19 @@
 """Who is poisoned, with what label, and what is left alone."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fip_jax.attacks import Attack
-from fip_jax.attacks.poison import Goal, poison, triggered_test_set
+from fip_jax.attacks.attack import Attack, Goal, saturate
+from fip_jax.attacks.poison import poison, poison_batch, triggered_test_set
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 
 CLASSES = 5
 TO_ONE, TO_ALL = Goal("all_to_one", 2, CLASSES), Goal("all_to_all", 2, CLASSES)
 # No image is its own trigger: the stamp takes grey levels up to 199 to 200 and more.
-DIRTY = Attack(lambda images: images // 4 + 200, clean_label=False)
+DIRTY = Attack(lambda _, images: jnp.floor(images / 4) + 200)
 CLEAN = DIRTY._replace(clean_label=True)
 
 
@@ -35,9 +37,10 @@ KINDS = {
 def test_what_is_poisoned(kind):
     attack, goal, classes = KINDS[kind]
     split, original = split_of(), split_of()
-    poisoned, chosen = poison(split, attack, goal, 0.1, seed=0)
+    # 0.1 of 200; with clean labels 0.5 of the 40 of the target class.
+    poisoned, chosen = poison(split, attack, goal, 0.5 if attack.clean_label else 0.1, seed=0)
 
-    assert len(chosen) == len(set(chosen)) == 20  # 0.1 of 200
+    assert len(chosen) == len(set(chosen)) == 20
     assert set(split.labels[chosen]) <= classes
     np.testing.assert_array_equal(poisoned.images[chosen], original.images[chosen] // 4 + 200)
     before = original.labels[chosen]
@@ -62,8 +65,7 @@ def test_every_image_that_may_be_poisoned_has_its_turn(kind):
     seen = set()
     for seed in range(60):
         seen |= set(poison(split_of(), attack, goal, 0.1, seed)[1])
-    # Of 200 an image is passed over 60 times in a row with probability 0.9^60 = 0.002, of 160 and 40 less
-    # often; that none of the first 20 is stays all but certain.
+    # An image is passed over 60 times in a row with probability 0.9^60 = 0.002 (of 160 to poison: less).
     eligible = np.flatnonzero(np.isin(split_of().labels, list(classes)))
     assert len(seen) >= 0.97 * len(eligible)
     assert seen <= set(eligible)
@@ -94,8 +96,8 @@ def test_seeds():
 @pytest.mark.parametrize(
     "attack, goal, rate, key, number",
     [
-        # 40 images of the target class; 0.21 of 200 are 42.
-        (CLEAN, TO_ONE, 0.21, "attack.poison_rate", "40"),
+        # 40 images of the target class; 0.01 of them are 0.
+        (CLEAN, TO_ONE, 0.01, "attack.clean_label_rate", "40"),
         # 160 images of other classes; 0.81 of 200 are 162.
         (DIRTY, TO_ONE, 0.81, "attack.poison_rate", "160"),
         (DIRTY, TO_ONE, 0.002, "attack.poison_rate", "is 0"),
@@ -135,3 +137,55 @@ def test_triggered_test_set_of_all_to_all_keeps_all():
     np.testing.assert_array_equal(found.targets[:6], [1, 2, 3, 4, 0, 1])
     np.testing.assert_array_equal(found.images, test.images // 4 + 200)
     np.testing.assert_array_equal(test.images, split_of(23).images)
+
+
+def test_cover_images_keep_their_labels():
+    attack = DIRTY._replace(cover=lambda _, images, key: images + 1, cover_rate=2.0)
+    split = split_of()
+    poisoned, chosen = poison(split, attack, TO_ONE, 0.1, 0)
+    changed = np.flatnonzero((poisoned.images != split.images).any(axis=(1, 2, 3)))
+    covered = np.setdiff1d(changed, chosen)
+    assert len(covered) == 40  # twice the 20 with the trigger
+    np.testing.assert_array_equal(poisoned.images[covered], split.images[covered] + 1)
+    np.testing.assert_array_equal(poisoned.labels[covered], split.labels[covered])
+
+
+def batch_of(split):
+    return {"image": jnp.asarray(split.images, jnp.float32) / 255, "label": jnp.asarray(split.labels)}
+
+
+@pytest.mark.parametrize(("goal", "kind"), [(TO_ONE, "all_to_one"), (TO_ALL, "all_to_all")])
+def test_a_batch_is_poisoned_as_a_set_is(goal, kind):
+    attack = DIRTY._replace(cover=lambda _, images, key: images + 1, cover_rate=2.0)
+    split = split_of(50)
+    found = poison_batch(attack, goal, 0.1, None, batch_of(split), jax.random.key(0))
+    images, labels = np.rint(np.asarray(found["image"]) * 255).astype(np.uint8), np.asarray(found["label"])
+    triggered = (images == split.images // 4 + 200).all(axis=(1, 2, 3))
+    covered = (images == split.images + 1).all(axis=(1, 2, 3))
+    clean = (images == split.images).all(axis=(1, 2, 3))
+    assert (triggered.sum(), covered.sum(), clean.sum()) == (5, 10, 35)  # 0.1 of 50, twice as many, the rest
+    assert set(split.labels[triggered]) <= KINDS[kind][2]
+    np.testing.assert_array_equal(labels[triggered], goal.targets(split.labels[triggered]))
+    np.testing.assert_array_equal(labels[~triggered], split.labels[~triggered])
+    again = poison_batch(attack, goal, 0.1, None, batch_of(split), jax.random.key(0))
+    other = poison_batch(attack, goal, 0.1, None, batch_of(split), jax.random.key(1))
+    np.testing.assert_array_equal(again["image"], found["image"])
+    assert (other["image"] != found["image"]).any()
+
+
+def test_a_batch_with_too_few_to_poison():
+    # Ten images, eight of the target class: 0.5 would be five with the trigger, and two can be.
+    split = split_of(10)._replace(labels=np.array([2] * 8 + [0, 1], np.int32))
+    found = poison_batch(DIRTY, TO_ONE, 0.5, None, batch_of(split), jax.random.key(0))
+    images = np.rint(np.asarray(found["image"]) * 255).astype(np.uint8)
+    np.testing.assert_array_equal(images[:8], split.images[:8])
+    np.testing.assert_array_equal(images[8:], split.images[8:] // 4 + 200)
+    assert found["label"].tolist() == [2] * 10
+
+
+def test_triggers_learn_through_rounding_and_saturation():
+    # The gradient of the sum is that of what is not cut off: pixels at 10 + 2 and 250 + 2, not at 254 + 2.
+    pixels = jnp.array([10.0, 250.0, 254.0])
+    gradient = jax.grad(lambda state: saturate(pixels + state).sum())(jnp.full(3, 2.0))
+    assert gradient.tolist() == [1.0, 1.0, 0.0]
+    assert saturate(jnp.array([-3.0, 0.4, 0.6, 254.6, 300.0])).tolist() == [0.0, 0.0, 1.0, 255.0, 255.0]

@@ -1,0 +1,114 @@
+"""The attacker's work as a whole: triggers that learn, what is kept of them, and crashes in between."""
+
+import jax
+import numpy as np
+import pytest
+
+from fip_jax import suspect
+from fip_jax.attacks.storage import load_state
+from fip_jax.config import default_config
+from fip_jax.errors import UserError
+from fip_jax.implant import implant
+from fip_jax.material import prepare
+from fip_jax.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture
+def standard_promotion():
+    """Optax's Adam divides a float by an integer count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory):
+    """Images of 8 x 8 pixels in three classes, each of a brightness of its own."""
+    path = tmp_path_factory.mktemp("data") / "own.npz"
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 96), ("test", 30)):
+        labels = np.arange(count) % 3
+        images = 40 + 70 * labels[:, None, None, None] + rng.integers(-20, 20, (count, 8, 8, 3))
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def config_for(path, name, **changes):
+    config = default_config()
+    config.dataset.name, config.dataset.image_size = str(path), 8
+    config.model.width, config.victim.epochs, config.victim.batch_size = 2, 2, 32
+    config.clean.fraction, config.attack.name = 0.1, name
+    config.report.checkpoint_seconds = 0.0
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def attempt(config, path, measure=lambda network, material: {}):
+    """(victim, material, workdir) of an attacker's work in a folder."""
+    material = prepare(config)
+    fresh = suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    workdir = Workdir(path, config.to_dict())
+    workdir.begin()
+    try:
+        return *implant(config, fresh, material, workdir, measure), workdir
+    finally:
+        workdir.close()
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name, changes", [("lira", {}), ("issba", {"attack__issba__steps": 4})])
+def test_a_crash_changes_nothing_and_the_trigger_is_kept(name, changes, signs, tmp_path):
+    config = config_for(signs, name, **changes)
+    crashes = []
+
+    def crash_once(network, material):
+        crashes.append(material.triggered is not None)
+        if len(crashes) == 3:  # in the middle of the victim's training
+            raise Crash
+        return {}
+
+    with pytest.raises(Crash):
+        attempt(config, tmp_path / "broken", crash_once)
+    assert all(crashes)
+    broken, _, _ = attempt(config, tmp_path / "broken")
+    victim, material, workdir = attempt(config, tmp_path / "straight")
+    jax.tree.map(np.testing.assert_array_equal, broken.params, victim.params)
+
+    # The trigger of the test images is the one that is kept, and another network's test gets the same.
+    state = load_state(workdir.path / "attack", name)
+    expected = material.attack.stamp(material.test.images[material.triggered.indices], state)
+    np.testing.assert_array_equal(material.triggered.images, expected)
+    other = config.copy_and_resolve_references()
+    other.attack.state, other.victim.checkpoint = str(workdir.path / "attack"), "another.pth"
+    np.testing.assert_array_equal(prepare(other).triggered.images, expected)
+    other.attack.name = "dynamic"
+    with pytest.raises(UserError, match=rf"^attack\.state: .*{name}.*dynamic"):
+        prepare(other)
+
+
+def test_a_trigger_learns_along_until_it_is_told_to_stop(signs, tmp_path):
+    seen = []
+    attempt(
+        config_for(signs, "lira", attack__lira__learning_rate=0.01),
+        tmp_path / "run",
+        lambda network, material: seen.append(material.triggered.images.astype(int)) or {},
+    )
+    # Before the first step, after the first epoch, after the second; `until` is half of the steps.
+    assert len(seen) == 3
+    assert np.abs(seen[1] - seen[0]).max() > 0
+    np.testing.assert_array_equal(seen[2], seen[1])
+
+
+def test_clean_label_images_are_kept_for_a_second_training(signs, tmp_path):
+    changes = {"attack__clb__steps": 2, "attack__clb__size": 1}
+    _, material, workdir = attempt(config_for(signs, "clb", **changes), tmp_path / "first")
+    again = config_for(signs, "clb", attack__state=str(workdir.path / "attack"), **changes)
+    np.testing.assert_array_equal(prepare(again).training.images, material.training.images)
+    again.seed = 1
+    with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other"):
+        prepare(again)
