@@ -16,8 +16,12 @@ _FORMAT = "fip_jax attack 1"
 def save_state(path: Path, settings: ConfigDict, state: PyTree) -> None:
     """Writes a state to a folder, whole or not at all, unless it is there; `settings` are `config.attack`."""
     if not path.exists():
-        options = settings[settings.name].to_dict()
-        checkpoint.save_model(path, state, {}, {"format": _FORMAT, "name": settings.name, "options": options})
+        description = {
+            "format": _FORMAT,
+            "name": settings.name,
+            "options": settings[settings.name].to_dict(),
+        }
+        checkpoint.save_model(path, jax.tree.map(np.asarray, state), {}, description)
 
 
 def load_state(path: str | Path, name: str) -> PyTree:
