@@ -11,7 +11,7 @@ from fip_jax.objective import Objective, Settings
 from fip_jax.purify import init_state, make_step
 
 BATCH = {"image": jnp.full((8, 2, 2, 1), 100 / 255), "label": jnp.arange(8, dtype=jnp.int32) % 4}
-SETTINGS = Settings(learning_rate=0.1, num_steps=4)
+SETTINGS = Settings(learning_rate=0.1, num_steps=4, momentum=0.0)
 
 
 def brighter(joint=None):
