@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
 from fip_jax.analysis import Analysis
+from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
 from fip_jax.defend import purify_suspect
 from fip_jax.errors import UserError
@@ -91,6 +92,14 @@ def _story(
         victim, material = implant(config, fresh, material, workdir, measure)
     elif fresh.foreign is not None:
         _check_unchanged(fresh.foreign, workdir)
+    if config.attack.export and material.triggered is not None:
+        export_poisoned(
+            workdir.path / "poisoned",
+            material.triggered,
+            material.unpoisoned,
+            material.training,
+            material.poisoned,
+        )
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _rates(predict, victim, material))
     summary = _begun_summary(config, material, victim, before)

@@ -32,6 +32,7 @@ class Material(NamedTuple):
       goal: its labels, or None.
       attack_state: its state where that was loaded, else None.
       poisoned: indices of the training images with the trigger, or None where `training` is clean.
+      unpoisoned: `training` as it was before that, where `attack.export` asks for it.
     """
 
     training: Split | None
@@ -43,6 +44,7 @@ class Material(NamedTuple):
     goal: Goal | None = None
     attack_state: PyTree = None
     poisoned: np.ndarray | None = None
+    unpoisoned: Split | None = None
 
 
 def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
@@ -97,7 +99,8 @@ def with_poison(material: Material, config: ConfigDict) -> Material:
         config.seed,
         material.attack_state,
     )
-    return material._replace(training=training, poisoned=poisoned)
+    unpoisoned = material.training if config.attack.export else None
+    return material._replace(training=training, poisoned=poisoned, unpoisoned=unpoisoned)
 
 
 def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> tuple[str, ...]:
