@@ -3,9 +3,12 @@
 While one side works the others wait at a pipe and cost nothing.
 """
 
+import contextlib
 import multiprocessing
+import os
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,16 @@ class Worker:
 
     Args:
       side: one of them.
+      environment: variables to set in the process.
     """
 
-    def __init__(self, side: str):
+    def __init__(self, side: str, environment: dict[str, str] | None = None):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, side), daemon=True)
-        self._process.start()
+        # Several processes share a GPU: none may take most of its memory at its start.
+        with _set({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (environment or {})):
+            self._process.start()
         other.close()
 
     def prepare(self, work: Workload) -> float:
@@ -59,14 +65,26 @@ class Worker:
         self._process.join()
 
     def _ask(self, what: str, value: Any) -> Any:
-        self._pipe.send((what, value))
         try:
+            self._pipe.send((what, value))
             good, answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise Failed("the process ended") from None
         if not good:
             raise Failed(answer)
         return answer
+
+
+@contextlib.contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment, for processes that are started here."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(pipe: Connection, side: str) -> None:

@@ -36,6 +36,8 @@ class Workload(NamedTuple):
       num_clean: clean images; their pixels are noise, on which no time depends.
       num_classes: of the network.
       image_size: H and W.
+      times: as many examples in a batch and in its trace as by default.
+      mode: `parallel.mode`; of our side alone.
     """
 
     row: str
@@ -44,6 +46,8 @@ class Workload(NamedTuple):
     num_clean: int = 392
     num_classes: int = 43
     image_size: int = 32
+    times: int = 1
+    mode: str = "none"
 
 
 def configure(work: Workload) -> ConfigDict:
@@ -53,6 +57,10 @@ def configure(work: Workload) -> ConfigDict:
     config.defense.name = "fast_fip" if fast else work.row if work.row in ("ft", "ft_sam") else "fip"
     if work.row == "fip_exact":
         config.defense.fip.num_probes = 0
+    config.defense.batch_size *= work.times
+    for method in ("fip", "fast_fip"):
+        config.defense[method].trace_batch_size *= work.times
+    config.parallel.mode = work.mode
     return config
 
 
