@@ -4,8 +4,9 @@
 
 The floor of a step is the larger of two times: its operations at the rate of a large matrix product, and the bytes that
 its compiled program moves at the rate of a large copy. Operations are counted in the program before XLA optimises it,
-bytes after, both by XLA's own cost analysis; both rates are the best ones measured here, in the same run. A step cannot
-be faster than its floor; the fraction is floor / measured. Writes OUT.json and OUT.png.
+bytes after, both by XLA's own cost analysis; both rates are the best ones measured here, in the same run. The fraction
+is floor / measured. What one kernel writes and the next one finds in a cache is counted as if it went to memory and
+back, so that the floor of a small network lies a little too high. Writes OUT.json and OUT.png.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def _steps(start: defend.Start, at_once: int) -> Task:
         jax.block_until_ready(state[0])
         return dispatches * at_once
 
-    return Task(lambda: run(1), run)
+    return Task(lambda: run(1), run, start)
 
 
 def _whole(start: defend.Start, at_once: int) -> Task:

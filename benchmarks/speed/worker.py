@@ -13,7 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.workload import Workload
+from benchmarks.speed import agreement
+from benchmarks.speed.agreement import Step
+from benchmarks.speed.workload import Task, Workload
 
 SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
 
@@ -51,9 +53,13 @@ class Worker:
         """Highest memory since everything was warm, over what the process held before `prepare`, in MiB."""
         return self._ask("peak", None)
 
-    def check(self, work: Workload) -> dict[str, float]:
-        """As `agreement.check`, by a side of PyTorch. Raises Failed."""
-        return self._ask("check", work)
+    def take_step(self, work: Workload) -> Step:
+        """As `agreement.take_step`, by our side, of what was prepared. Raises Failed."""
+        return self._ask("take_step", work)
+
+    def compare(self, work: Workload, expected: Step) -> dict[str, float]:
+        """As `agreement.compare`, by a side of PyTorch, of what was prepared. Raises Failed."""
+        return self._ask("compare", (work, expected))
 
     def about(self) -> dict[str, Any]:
         """Versions and device."""
@@ -107,13 +113,18 @@ class _Server:
     """What a `Worker` asks for, in its process."""
 
     def __init__(self, side: str):
-        self._side, self._task, self._held = side, None, 0.0
+        self._side, self._held = side, 0.0
+        self._task: Task | None = None
 
     def prepare(self, work: Workload) -> float:
         self._task = None
+        if self._side != "fip_jax":
+            from benchmarks.speed import pytorch
+
+            pytorch.weights(work)  # which come from JAX: no part of PyTorch's memory or time
         self._held = _held(self._side)
         start = time.perf_counter()
-        task: Any
+        task: Task
         if self._side == "fip_jax":
             from benchmarks.speed import ours
 
@@ -137,10 +148,17 @@ class _Server:
     def peak(self, _: None) -> float:
         return (_peak(self._side) - self._held) / 2**20
 
-    def check(self, work: Workload) -> dict[str, float]:
-        from benchmarks.speed import agreement
+    def take_step(self, work: Workload) -> Step:
+        assert self._task is not None
+        step = agreement.take_step(work, self._task.method)
+        _reset_peak(self._side)
+        return step
 
-        return agreement.check(work)
+    def compare(self, given: tuple[Workload, Step]) -> dict[str, float]:
+        assert self._task is not None
+        found = agreement.compare(*given, self._task.method)
+        _reset_peak(self._side)
+        return found
 
     def about(self, _: None) -> dict[str, Any]:
         if self._side == "fip_jax":
