@@ -7,8 +7,9 @@ Written as somebody who knows PyTorch would: channels-last memory, autograd for 
 One thing is PyTorch's own: its BatchNorm keeps the unbiased variance in the running statistics.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,39 +36,20 @@ def build(name: str, num_classes: int, width: int, arrays: dict[str, np.ndarray]
     return module.to(memory_format=torch.channels_last)
 
 
-class Factored(nn.Module):
-    """A layer as U diag(relu(s + shift)) V^T, of which the shift alone is trained (Fast FIP)."""
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear):
-        super().__init__()
-        weight = layer.weight.detach()
-        u, values, vt = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-        self.down, self.up = copy.deepcopy(layer), copy.deepcopy(layer)
-        self.down.weight, self.down.bias = nn.Parameter(vt.reshape(-1, *weight.shape[1:])), None
-        if isinstance(layer, nn.Conv2d):
-            self.up = nn.Conv2d(len(values), len(u), 1, bias=layer.bias is not None)
-        self.up.weight = nn.Parameter(u.reshape(*u.shape, *[1] * (weight.ndim - 2)))
-        self.up.bias = layer.bias
-        self.register_buffer("values", values)
-        self.shift = nn.Parameter(torch.zeros_like(values))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.down(x)
-        scale = functional.relu(self.get_buffer("values") + self.shift)
-        return self.up(y * scale.reshape(1, -1, *[1] * (y.ndim - 2)))
-
-
-def factorise(module: nn.Module) -> nn.Module:
-    """A copy in which shifts and the parameters of BatchNorm alone are trained."""
-    module = copy.deepcopy(module)
-    for path, part in list(module.named_modules()):
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            parent, _, name = path.rpartition(".")
-            setattr(module.get_submodule(parent), name, Factored(part))
-    for name, parameter in module.named_parameters():
-        owner = module.get_submodule(name.rpartition(".")[0])
-        parameter.requires_grad_(name.endswith("shift") or isinstance(owner, nn.BatchNorm2d))
-    return module.to(memory_format=torch.channels_last)
+@contextlib.contextmanager
+def rounding(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round to TensorFloat-32 in matrix products and convolutions; a CPU never does."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 class Metrics(NamedTuple):
@@ -99,6 +81,7 @@ class Purification:
         official: bool = False,
     ):
         self.settings, self._diagonal = settings, diagonal
+        self._rounded = settings.precision != "float32"  # of the loss alone, as in fip_jax
         self._official, self._compiled = official, compiled
         self._train, self._eval = copy.deepcopy(module).train(), copy.deepcopy(module).eval()
         for part in self._train.modules():
@@ -176,16 +159,20 @@ class Purification:
             zip(params, torch.autograd.grad(value, list(params.values())), strict=True)
         ), value.detach()
 
-    def gradient_of_loss(self, batch: Batch, guide: torch.Tensor | None, weight: float) -> Any:
+    def gradient_of_loss(self, batch: Batch, guide: torch.Tensor | None, retain: float) -> Any:
         """(gradients in the order of `params`, loss); moves the running statistics."""
-        value = self._loss(self.params, self.state, batch, guide, weight)
-        return torch.autograd.grad(value, list(self.params.values())), value.detach()
+        # A number would be compiled in, and its change at `retain_from` compile everything again.
+        weight = torch.full((), retain, device=batch[0].device)
+        with rounding(self._rounded):
+            value = self._loss(self.params, self.state, batch, guide, weight)
+            return torch.autograd.grad(value, list(self.params.values())), value.detach()
 
     def gradient_of_trace(
         self, batch: Batch, noise: Any, state: Tensors | None = None
     ) -> tuple[Tensors, torch.Tensor]:
         """(gradients by name, trace); `noise` as `noise_for` draws it, `state` other statistics than those now."""
-        return self._trace_gradient(self.params, state or self.state, batch, noise)
+        with rounding(False):
+            return self._trace_gradient(self.params, state or self.state, batch, noise)
 
     def noise_for(self, num: int) -> Any:
         """Rademacher signs of `num` examples; for the official term normal noise for every parameter."""
@@ -199,7 +186,7 @@ class Purification:
         settings, leaves = self.settings, list(self.params.values())
         guide = None
         if settings.retain:
-            with torch.no_grad():
+            with torch.no_grad(), rounding(self._rounded):
                 guide = self._logits({}, self._anchor, batch[0])
         # The trace takes the statistics from before this batch.
         before = {
@@ -261,8 +248,9 @@ class Purification:
 
         params = {name: parameter.detach() for name, parameter in self.params.items()}
         tangents = {name: vector[name] for name in params}  # dicts have to agree in their order as well
-        _, along = jvp(log_probs, (params,), (tangents,))
-        return vjp(log_probs, params)[1](along / len(batch[1]))[0]
+        with rounding(False):
+            _, along = jvp(log_probs, (params,), (tangents,))
+            return vjp(log_probs, params)[1](along / len(batch[1]))[0]
 
     def snapshot(self) -> Tensors:
         """Copies of everything that a step changes, but the momentum."""
@@ -277,7 +265,7 @@ class Purification:
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Classes of uint8 images `[N, 3, H, W]`."""
-        with torch.no_grad():
+        with torch.no_grad(), rounding(True):
             return self._logits(self.params, self.state, images.float() / 255).argmax(1)
 
 

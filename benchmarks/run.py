@@ -3,12 +3,14 @@
     python -m pip install ".[bench]" && python -m benchmarks.run --preset=cpu --out=benchmarks/results/cpu
 
 Each side runs in a process of its own, and they take turns in every round, so that a machine that slows down slows all
-of them. Before anything is timed, PyTorch's loss, trace and gradients are compared with ours on the same weights.
-Compiling is reported apart. Writes OUT.json after every row, and OUT.md and OUT.png at the end.
+of them. Before a step is timed, PyTorch takes one from the weights, images and noise of ours: its loss, trace and
+update have to be ours to float32 accuracy, else nothing is timed. Compiling is reported apart. Writes OUT.json after
+every row, and OUT.md and OUT.png at the end.
 """
 
 import argparse
 import statistics
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ class Preset(NamedTuple):
       rounds: measurements of each row and side; of whole purifications `whole_rounds`.
       whole_rounds: see `rounds`.
       seconds: that a measurement takes at least, by repetition.
+      precision: of the losses; the Fisher terms are float32.
       fresh: whether every row has new processes, without which a GPU's peak memory is that of all rows before.
     """
 
@@ -41,6 +44,7 @@ class Preset(NamedTuple):
     rounds: int = 5
     whole_rounds: int = 3
     seconds: float = 1.0
+    precision: str = "float32"
     fresh: bool = False
 
 
@@ -52,21 +56,42 @@ PRESETS = {
         whole_rounds=1,
         seconds=0.5,
     ),
-    "gpu": Preset({"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, fresh=True),
+    "gpu": Preset(
+        {"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, precision="tensorfloat32", fresh=True
+    ),
     "smoke": Preset({"small_vgg": 2}, ("ft", "lambda_max"), (), 16, 2, 1, 0.0),
 }
 
 
 def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[str, dict[str, Any]]:
-    """Seconds of a row by side, or the error where a side could not do it."""
+    """Seconds of a row by side, or the error where a side could not do it.
+
+    Raises:
+      Failed: a side computes something else than ours.
+    """
     result: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
+    expected = None
     whole = "purification" in work.row
     for side, worker in workers.items():
         if side == "PyTorch compiled" and work.row not in preset.compiled:
             continue
         try:
-            result[side] = {"first_seconds": worker.prepare(work), "seconds": []}
+            # Compared in float32, which may be another program than the one that is timed on a GPU.
+            exact = work._replace(precision="float32") if work.is_step else work
+            result[side] = {"first_seconds": worker.prepare(exact), "seconds": []}
+        except Failed as error:
+            result[side] = {"error": str(error)}
+            if side == SIDES[0]:
+                break  # nothing to compare with
+            continue
+        if work.is_step and side == SIDES[0]:
+            expected = worker.take_step(exact)
+        elif expected is not None:
+            result[side]["differences"] = worker.compare(exact, expected)
+        try:
+            if exact != work:
+                worker.prepare(work)
             done, seconds = (1, preset.seconds) if whole else worker.run(1)
             counts[side] = max(1, round(preset.seconds * done / max(seconds, 1e-9)))
         except Failed as error:
@@ -78,8 +103,17 @@ def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[
     for side in counts:
         found = result[side]
         found["median"] = statistics.median(found["seconds"])
+        found["quartiles"] = quartiles(found["seconds"])
         found["peak_mib"] = workers[side].peak()
     return result
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """The lower and the upper one, between the values that there are."""
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def sides() -> list[str]:
@@ -96,15 +130,12 @@ def run(preset: Preset, out: Path) -> dict[str, Any]:
     """Measures everything; returns what `OUT.json` holds."""
     names = sides()
     workers = {side: Worker(side) for side in names}
-    content: dict[str, Any] = {"agreement": {}, "rows": []}
+    content: dict[str, Any] = {"rows": []}
     try:
         content["environment"] = {side: worker.about() for side, worker in workers.items()}
         for network, width in preset.networks.items():
-            if len(names) > 1:
-                found = workers["PyTorch"].check(Workload("fip", network, width, preset.num_clean))
-                content["agreement"][network] = found
             for row in preset.rows:
-                work = Workload(row, network, width, preset.num_clean)
+                work = Workload(row, network, width, preset.num_clean, precision=preset.precision)
                 measured = measure(work, workers, preset)
                 content["rows"].append(work._asdict() | {"sides": measured})
                 write_json(out.with_suffix(".json"), content)
@@ -126,7 +157,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="files to write, without an ending")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    content = run(PRESETS[arguments.preset], arguments.out)
+    try:
+        content = run(PRESETS[arguments.preset], arguments.out)
+    except Failed as error:
+        sys.exit(f"benchmarks.run: {error}")
     arguments.out.with_suffix(".md").write_text(table.markdown(content))
     table.draw(content, arguments.out.with_suffix(".png"))
 

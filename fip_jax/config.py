@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fip_jax import precision
 from fip_jax.attacks import ATTACKS, create_attack
 from fip_jax.attacks.attack import Attack
 from fip_jax.data.pixels import CROPS
@@ -21,6 +22,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "purify"  # or inspect: no purification, but all about the smoothness of the network
     config.seed = 0  # of everything random: data splits, trigger, weights, batches, probes
+    config.precision = "tensorfloat32"  # of losses on a GPU, or float32; see precision.py
 
     config.dataset = ConfigDict()  # read by material.py and data/
     config.dataset.name = "rendered_signs"  # gtsrb, rendered_signs, any TFDS classification set, or a path
@@ -201,6 +203,7 @@ def check_config(config: ConfigDict) -> None:
     _expect_one_of(config, "clean.source", ("train", "test"))
     _expect_one_of(config, "defense.name", METHODS)
     _expect_one_of(config, "parallel.mode", MODES)
+    _expect_one_of(config, "precision", precision.NAMES)
     for key in _POSITIVE:
         _expect(config, key, lambda value: 0 < value < math.inf, "a number above 0")
     for key in _NOT_NEGATIVE:
@@ -274,6 +277,7 @@ def victim_settings(config: ConfigDict, num_images: int, epochs: int | None = No
         weight_decay=victim.weight_decay,
         warmup=victim.warmup,
         axis=axis_of(config),
+        precision=config.precision,
         eta_f=victim.eta_f,
         trace_limit=victim.trace_limit,
         trace_batch_size=victim.trace_batch_size,
@@ -286,4 +290,6 @@ def defense_settings(config: ConfigDict) -> Settings:
     """The step's settings for `defense.name`."""
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum, "weight_decay": defense.weight_decay}
-    return Settings(**common, **defense[defense.name].to_dict(), axis=axis_of(config))
+    return Settings(
+        **common, **defense[defense.name].to_dict(), axis=axis_of(config), precision=config.precision
+    )

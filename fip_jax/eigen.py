@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from fip_jax.precision import in_float32
+
 PyTree = Any
 
 
@@ -90,6 +92,7 @@ def power_iteration(
 
 
 @jax.jit
+@in_float32
 def _rayleigh_ritz(basis: jax.Array, images: jax.Array) -> tuple[jax.Array, ...]:
     """Ritz values, vectors and residuals of `basis` `[P, b]` with its images under A, and the next basis."""
     projected = basis.T @ images

@@ -27,6 +27,7 @@ import optax
 
 from fip_jax import fisher, parallel, sam
 from fip_jax.per_example import PyTree, of_one_example
+from fip_jax.precision import in_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Settings:
       retain_from: fraction of the steps after which `retain` begins.
       temperature: T, of these answers.
       axis: of the devices that each batch is spread over (see `parallel`); None for one device.
+      precision: of the loss (see `precision`); the Fisher terms are always float32.
     """
 
     learning_rate: float
@@ -70,6 +72,7 @@ class Settings:
     retain_from: float = 0.0
     temperature: float = 1.0
     axis: str | None = None
+    precision: str = "float32"
 
     @property
     def anchored(self) -> bool:
@@ -198,7 +201,8 @@ def gradient(
 
     def loss_fn(params):
         found = jax.value_and_grad(lambda p: objective.loss_fn(p, model_state, batch, loss_key), has_aux=True)
-        return parallel.mean(found(params), settings.axis)
+        with jax.default_matmul_precision(settings.precision):
+            return parallel.mean(found(params), settings.axis)
 
     (loss, new_state), result = loss_fn(params)
     if settings.radius:
@@ -211,7 +215,7 @@ def gradient(
     count = settings.trace_batch_size and settings.trace_batch_size // parallel.size(settings.axis)
     examples = jax.tree.map(lambda leaf: leaf[:count], without_guide(batch))
     found = jax.value_and_grad(lambda p: penalty(objective, settings, p, model_state, examples, probe_key))
-    trace, smoothing = parallel.mean(found(params), settings.axis)
+    trace, smoothing = parallel.mean(in_float32(found)(params), settings.axis)
     result, limited = add_smoothing(result, smoothing, settings)
     return Gradient(result, loss, trace, limited, new_state)
 
@@ -223,7 +227,8 @@ def with_guide(
     if not settings.retain:
         return batch
     assert anchor is not None
-    logits = objective.logits(anchor.params, anchor.model_state, batch)
+    with jax.default_matmul_precision(settings.precision):
+        logits = objective.logits(anchor.params, anchor.model_state, batch)
     begun = step >= round(settings.retain_from * settings.num_steps)
     return {**batch, "guide": Guide(logits, jnp.where(begun, settings.retain, 0.0), settings.temperature)}
 

@@ -10,6 +10,7 @@ import jax
 from fip_jax import convolution, eigen, fisher, hessian, parallel, spectrum
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example
+from fip_jax.precision import in_float32
 
 Matrix = Literal["fisher", "hessian"]
 
@@ -65,11 +66,13 @@ class Smoothness:
         for_gradients = network.with_convolution(convolution.for_per_example_gradients())
         for_batches = make_log_probs_fn(network.with_convolution(convolution.for_batches()))
 
+        @in_float32
         def of_examples(quantity, chunk, params, model_state, *rest):
             log_probs_fn = make_log_probs_fn(network if quantity is fisher.product else for_gradients)
             of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
             return quantity(of_one, params, chunk, *rest)
 
+        @in_float32
         def of_loss(quantity, chunk, params, model_state, *rest):
             return quantity(lambda p, batch: -for_batches(p, model_state, batch).mean(), params, chunk, *rest)
 

@@ -17,6 +17,7 @@ from flax import nnx
 
 from fip_jax.network import Frozen, Network, split_module
 from fip_jax.per_example import PyTree
+from fip_jax.precision import in_float32
 
 
 class Factored(nnx.Module):
@@ -80,6 +81,7 @@ def _factored(_: Any, node: Any) -> Any:
     return node
 
 
+@in_float32
 def fold(params: PyTree, model_state: PyTree, like: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
     """The weights of the network that was factorised, as they have become.
 

@@ -22,6 +22,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.stats import norm
 
 from fip_jax.per_example import PyTree
+from fip_jax.precision import in_float32
 
 MatVec = Callable[[PyTree], PyTree]
 
@@ -118,6 +119,7 @@ def lanczos(matvec: MatVec, start: PyTree, num_steps: int) -> Tridiagonal:
 
 
 @jax.jit
+@in_float32
 def _orthogonalise(
     basis: jax.Array, last: jax.Array, image: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -153,7 +155,7 @@ def density(
 def trace(matvec: MatVec, like: PyTree, key: jax.Array, num_probes: int = 10) -> Estimate:
     """Hutchinson's estimate of the trace; `like` and `key` as of `density`. One product a probe."""
     found = [
-        float(ravel_pytree(probe)[0] @ ravel_pytree(matvec(probe))[0])
+        float(in_float32(jnp.vdot)(ravel_pytree(probe)[0], ravel_pytree(matvec(probe))[0]))
         for probe in probes(like, key, num_probes)
     ]
     return Estimate(float(np.mean(found)), float(_standard_error(np.array(found), axis=0)))

@@ -32,7 +32,11 @@ class Pretended:
     def peak(self):
         return 12.0
 
-    def check(self, work):
+    def take_step(self, work):
+        return "ours"
+
+    def compare(self, work, expected):
+        assert (work.precision, expected) == ("float32", "ours")
         return {"loss": 0.0}
 
     def about(self):
@@ -94,19 +98,41 @@ def test_our_side_counts_what_it_does():
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
-@pytest.mark.parametrize("network", ["small_vgg", "preact_resnet18"])
-def test_sides_agree_before_they_are_timed(network, monkeypatch):
+@pytest.mark.parametrize("row", ["fip", "fast_fip", "official"])
+def test_sides_agree_before_they_are_timed(row, monkeypatch):
     from benchmarks import pytorch_baseline
-    from benchmarks.speed import agreement
+    from benchmarks.speed import agreement, pytorch
 
-    work = Workload("fip", **TINY | {"network": network})
-    found = agreement.check(work)
-    assert set(found) == {"loss", "gradient of the loss", "trace", "gradient of the trace"}
+    work = Workload(row, **TINY)
+    expected = agreement.take_step(work, ours.prepare(work).method)
+    assert expected.retain == 0.9
+    task = pytorch.prepare(work, compiled=False)
+    task.warm_up()  # leaves no trace
+    found = agreement.compare(work, expected, task.method)
+    assert set(found) == {"loss", "trace", "update"}
+    assert agreement.compare(work, expected, task.method) == pytest.approx(found, abs=1e-5)
     # One of the sides with half of the trace.
     whole = pytorch_baseline.Purification._trace_fn
     monkeypatch.setattr(pytorch_baseline.Purification, "_trace_fn", lambda *a: 0.5 * whole(*a))
-    with pytest.raises(ValueError, match="PyTorch's results differ from ours"):
-        agreement.check(work)
+    with pytest.raises(ValueError, match=f"small_vgg, {row}: PyTorch's results differ from ours"):
+        agreement.compare(work, expected, task.method)
+
+
+def test_nothing_is_timed_where_results_differ(monkeypatch, tmp_path):
+    def differ(self, work, expected):
+        raise Failed("ValueError: PyTorch's results differ from ours")
+
+    monkeypatch.setattr(Pretended, "compare", differ)
+    monkeypatch.setattr(run, "Worker", Pretended)
+    monkeypatch.setattr(run, "sides", lambda: list(SIDES))
+    with pytest.raises(Failed, match="differ from ours"):
+        run.run(run.Preset({"small_vgg": 4}, ("ft",)), tmp_path / "out")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_quartiles_by_hand():
+    assert run.quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == (2.0, 4.0)
+    assert run.quartiles([7.0]) == (7.0, 7.0)
 
 
 # PyTorch's own, when its forward mode is first used.

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from benchmarks import pytorch_baseline as baseline  # noqa: E402
 from benchmarks.purification import official  # noqa: E402
+from benchmarks.pytorch_networks import factorise  # noqa: E402
 from fip_jax import purify, spectral  # noqa: E402
 from fip_jax.interop.state_dict import to_torch  # noqa: E402
 from fip_jax.models import create_model  # noqa: E402
@@ -80,7 +81,7 @@ def test_a_step_is_the_same(case, name):
         found = spectral.fold(*found, plain)
 
     other = baseline.Purification(
-        baseline.factorise(module) if fast else module,
+        factorise(module) if fast else module,
         chosen,
         {key: torch.full_like(tensor, 0.7) for key, tensor in module.named_parameters()},
     )

@@ -6,7 +6,7 @@ code's index `output[:, target]` gives a matrix. See https://github.com/nazmul-k
 """
 
 import jax
-import jax.numpy as jnp
+import optax
 
 from fip_jax.objective import Objective, Settings
 from fip_jax.per_example import PyTree
@@ -27,10 +27,12 @@ def noise(
         return log_probs[:, examples["label"]].mean()
 
     gradient = jax.grad(mean_over_pairs)(params)
-    leaves = jax.tree.leaves(gradient)
+    return optax.tree.vdot(gradient, draw(params, key))
+
+
+def draw(params: PyTree, key: jax.Array) -> PyTree:
+    """Gaussian noise, a pytree like `params`."""
+    leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    products = [
-        jnp.vdot(leaf, jax.random.normal(k, leaf.shape, leaf.dtype))
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
-    return jnp.stack(products).sum()
+    drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)

@@ -1,90 +1,143 @@
-"""Whether two sides compute the same, before they are timed."""
+"""Whether two sides compute the same, before they are timed: one step of each, from the same weights and noise.
 
-from typing import Any
+It is the very program that is timed which takes this step, and so no side needs the library of the other.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from benchmarks import pytorch_baseline as baseline
-from benchmarks.speed import pytorch
-from benchmarks.speed.workload import Workload, configure, draw_images
+from benchmarks.purification import official
+from benchmarks.speed.workload import Workload, configure
+from fip_jax import defend
 from fip_jax.config import defense_settings
-from fip_jax.data.batches import to_unit
+from fip_jax.data.batches import make_draw
 from fip_jax.interop.state_dict import to_torch
-from fip_jax.models import create_model
-from fip_jax.network import make_objective, split_module
-from fip_jax.objective import trace_of_fisher
 
 TOLERANCE = 5e-3  # float32 through some twenty layers, of which the trace's gradient passes each four times
-_EXAMPLES = 32
+
+Arrays = dict[str, np.ndarray]  # by PyTorch's names, in PyTorch's layout
 
 
-def check(work: Workload) -> dict[str, float]:
-    """How far PyTorch's loss, trace and gradients are from ours, relative to the norms of ours.
+class Step(NamedTuple):
+    """A step of ours: what went into it and what came out.
+
+    Attributes:
+      images: float32 `[N, H, W, C]`.
+      labels: int32 `[N]`.
+      noise: signs of the examples `[n]`, for the official term Gaussian noise for every parameter, else None.
+      learning_rate: of this step.
+      retain: weight of the suspicious network's answers.
+      loss: before the update.
+      trace: before the update.
+      update: what was added to each parameter.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    noise: np.ndarray | Arrays | None
+    learning_rate: float
+    retain: float
+    loss: float
+    trace: float
+    update: Arrays
+
+
+def take_step(work: Workload, start: defend.Start) -> Step:
+    """The first step of our side, as if it were the one in which the suspicious network's answers come in."""
+    config = configure(work)
+    settings = defense_settings(config)
+    first = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start.state)
+    number = jnp.asarray(round(settings.retain_from * settings.num_steps), jnp.int32)
+    draw_key, step_key = jax.random.split(first.key)
+    draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
+    batch = draw(draw_key, number, start.data)
+    probe_key = jax.random.split(jax.random.fold_in(step_key, number))[1]
+    before = _named(start.restore(first).params)
+    noise: Any = None
+    if work.row == "official":
+        noise = _named(jax.jit(official.draw)(first.params, probe_key))
+    elif settings.eta_f and settings.num_probes:
+        count = min(settings.trace_batch_size or len(batch["label"]), len(batch["label"]))
+        noise = np.asarray(jax.random.rademacher(probe_key, (count,), jnp.float32))
+    after, metrics = start.step_fn(first._replace(step=number), start.anchor, start.data)
+    moved = _named(start.restore(after).params)
+    return Step(
+        np.asarray(batch["image"]),
+        np.asarray(batch["label"]),
+        noise,
+        settings.learning_rate,
+        settings.retain,
+        float(metrics.loss),
+        float(metrics.trace),
+        {name: array - before[name] for name, array in moved.items()},
+    )
+
+
+def _named(params: Any) -> Arrays:
+    return {name: array.astype(np.float64) for name, array in to_torch(params, {}).items()}
+
+
+def compare(work: Workload, expected: Step, purification: Any) -> dict[str, float]:
+    """How far PyTorch's loss, trace and update are from ours, relative to the norms of ours.
 
     Args:
-      work: a workload, of which the network counts.
+      work: the row.
+      expected: from `take_step`.
+      purification: a `pytorch_baseline.Purification` of the row, at its first step.
 
     Raises:
       ValueError: one is further than `TOLERANCE`; times of two different computations would mean nothing.
     """
-    some = draw_images(work, _EXAMPLES)
-    settings = defense_settings(configure(work._replace(row="fip")))
-    theirs = baseline.Purification(pytorch.build(work), settings)
-    key = jax.random.key(1)
-    expected = _ours(work, settings, some.images, some.labels, key)
-    signs = np.asarray(jax.random.rademacher(key, (_EXAMPLES,), jnp.float32))
-    found = _theirs(theirs, some.images, some.labels, signs)
-    differences = {
-        name: float(np.linalg.norm(found[name] - value) / np.linalg.norm(value))
-        for name, value in expected.items()
-    }
+    found = _theirs(expected, purification)
+    names = ["loss", "update", *(["trace"] if expected.trace else [])]
+    differences = {name: _distance(found[name], getattr(expected, name)) for name in names}
     if not max(differences.values()) <= TOLERANCE:
         raise ValueError(
-            f"{work.network}: PyTorch's results differ from ours by {differences}, expected at most {TOLERANCE}"
+            f"{work.network}, {work.row}: PyTorch's results differ from ours by {differences}, expected at most "
+            f"{TOLERANCE}"
         )
     return differences
 
 
-def _flat(named: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(named[name]).ravel() for name in sorted(named)])
+def _distance(found: Any, expected: Any) -> float:
+    if isinstance(expected, dict):
+        names = sorted(expected)
+        found, expected = (
+            np.concatenate([tree[name].ravel() for name in names]) for tree in (found, expected)
+        )
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def _ours(work: Workload, settings: Any, images: Any, labels: Any, key: jax.Array) -> dict[str, Any]:
-    network, params, model_state = split_module(
-        create_model(work.network, work.num_classes, work.image_size, 0, width=work.width)
-    )
-    objective = make_objective(network, batch_statistics=True, dropout=False)
-    batch = {"image": to_unit(jnp.asarray(images)), "label": jnp.asarray(labels)}
-    loss, gradient = jax.jit(jax.value_and_grad(lambda p: objective.loss_fn(p, model_state, batch, key)[0]))(
-        params
-    )
-    trace, smoothing = jax.jit(
-        jax.value_and_grad(lambda p: trace_of_fisher(objective, settings, p, model_state, batch, key))
-    )(params)
+def _theirs(given: Step, purification: Any) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.pytorch_networks import fold
+    from benchmarks.speed import pytorch
+
+    def put(array):
+        return torch.tensor(array, dtype=torch.float32, device=pytorch.device())
+
+    def weights():
+        folded = fold(purification.params | purification.state)
+        return {name: folded[name].cpu().numpy() for name in given.update}
+
+    images = put(given.images).permute(0, 3, 1, 2)  # channels last in memory, as all batches here
+    labels = torch.tensor(given.labels, dtype=torch.long, device=pytorch.device())
+    noise: Any = given.noise
+    if isinstance(noise, dict):
+        noise = {name: put(array) for name, array in noise.items()}
+    elif noise is not None:
+        noise = put(noise)
+    start = purification.snapshot()
+    before = weights()
+    metrics = purification.step((images, labels), noise, given.learning_rate, given.retain)
+    after = weights()
+    purification.restore(start)
     return {
-        "loss": np.asarray(loss),
-        "gradient of the loss": _flat(to_torch(gradient, {})),
-        "trace": np.asarray(trace),
-        "gradient of the trace": _flat(to_torch(smoothing, {})),
-    }
-
-
-def _theirs(purification: baseline.Purification, images: Any, labels: Any, signs: Any) -> dict[str, Any]:
-    device = pytorch.device()
-    batch = (
-        torch.tensor(images).permute(0, 3, 1, 2).float().to(device) / 255,
-        torch.tensor(labels, dtype=torch.long, device=device),
-    )
-    # Before the loss, which moves the running statistics.
-    smoothing, trace = purification.gradient_of_trace(batch, torch.tensor(signs, device=device))
-    gradient, loss = purification.gradient_of_loss(batch, None, 0.0)
-    named = dict(zip(purification.params, gradient, strict=True))
-    return {
-        "loss": loss.cpu().numpy(),
-        "gradient of the loss": _flat({name: t.cpu() for name, t in named.items()}),
-        "trace": trace.cpu().numpy(),
-        "gradient of the trace": _flat({name: t.cpu() for name, t in smoothing.items()}),
+        "loss": float(metrics.loss),
+        "trace": float(metrics.trace),
+        "update": {name: after[name] - before[name] for name in before},
     }

@@ -14,7 +14,7 @@ from benchmarks.speed.workload import (
     configure,
     draw_images,
 )
-from fip_jax import defend, purify
+from fip_jax import defend, parallel, purify
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.evaluate import make_predict
 from fip_jax.models import create_model
@@ -52,7 +52,7 @@ def _steps(start: defend.Start, at_once: int) -> Task:
         jax.block_until_ready(state[0])
         return dispatches * at_once
 
-    return Task(lambda: run(1), run)
+    return Task(lambda: run(1), run, start)
 
 
 def _whole(start: defend.Start, at_once: int) -> Task:
@@ -68,8 +68,9 @@ def _whole(start: defend.Start, at_once: int) -> Task:
 def _lambda_max(work: Workload, network: Any, params: Any, model_state: Any) -> Task:
     clean = draw_images(work)
     data = to_device(clean.images, clean.labels)
-    chunk_size = configure(work).smoothness.chunk_size
-    smoothness = Smoothness(network, data | {"image": to_unit(data["image"])}, chunk_size)
+    config = configure(work)
+    batch = data | {"image": to_unit(data["image"])}
+    smoothness = Smoothness(network, batch, config.smoothness.chunk_size, parallel.axis_of(config))
 
     def run(count: int) -> int:
         for _ in range(count):

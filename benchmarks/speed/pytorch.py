@@ -1,10 +1,13 @@
 """The side of PyTorch in a benchmark: `benchmarks.pytorch_baseline`, eager or compiled."""
 
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import pytorch_baseline as baseline
+from benchmarks.pytorch_networks import factorise
 from benchmarks.speed.workload import (
     EVALUATED,
     ITERATIONS,
@@ -33,11 +36,18 @@ def wait() -> None:
 
 def build(work: Workload) -> torch.nn.Module:
     """The network with the weights that our side begins with."""
-    _, *weights = split_module(
-        create_model(work.network, work.num_classes, work.image_size, 0, width=work.width)
-    )
-    module = baseline.build(work.network, work.num_classes, work.width, to_torch(*weights))
-    return module.to(device())
+    return baseline.build(work.network, work.num_classes, work.width, weights(work)).to(device())
+
+
+def weights(work: Workload) -> dict[str, np.ndarray]:
+    """The weights that our side begins with, by PyTorch's names."""
+    return _weights(work.network, work.num_classes, work.image_size, work.width)
+
+
+@functools.cache
+def _weights(name: str, num_classes: int, image_size: int, width: int) -> dict[str, np.ndarray]:
+    _, *trees = split_module(create_model(name, num_classes, image_size, 0, width=width))
+    return to_torch(*trees)
 
 
 def prepare(work: Workload, compiled: bool) -> Task:
@@ -45,7 +55,7 @@ def prepare(work: Workload, compiled: bool) -> Task:
     settings = defense_settings(configure(work))
     module = build(work)
     if "fast" in work.row:
-        module = baseline.factorise(module)
+        module = factorise(module)
 
     def fresh() -> baseline.Purification:
         return baseline.Purification(module, settings, compiled=compiled, official=work.row == "official")
@@ -91,14 +101,19 @@ def _walk(work: Workload, purification: baseline.Purification) -> Any:
 
 
 def _steps(work: Workload, purification: baseline.Purification) -> Task:
-    walk, taken = _walk(work, purification), [0]
+    walk, taken, start = _walk(work, purification), [0], purification.snapshot()
 
     def run(count: int) -> int:
         walk(taken[0], taken[0] + count)
         taken[0] += count
         return count
 
-    return Task(lambda: run(2), run)
+    def warm_up() -> None:
+        run(2)
+        taken[0] = 0
+        purification.restore(start)
+
+    return Task(warm_up, run, purification)
 
 
 def _whole(work: Workload, purification: baseline.Purification) -> Task:

@@ -24,7 +24,8 @@ def _cell(found: dict[str, Any] | None) -> str:
         return "failed"
     text = _seconds(found["median"])
     if len(found["seconds"]) > 1:
-        text += f" ({_seconds(min(found['seconds']))} to {_seconds(max(found['seconds']))})"
+        low, high = found["quartiles"]
+        text += f" ({_seconds(low)} to {_seconds(high)})"
     return text
 
 
@@ -47,7 +48,7 @@ def markdown(content: dict[str, Any]) -> str:
     for network in dict.fromkeys(row["network"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["network"] == network]
         lines += [
-            f"**{network}, width {rows[0]['width']}**: median (lowest to highest), and PyTorch's better column",
+            f"**{network}, width {rows[0]['width']}**: median (lower to upper quartile), and PyTorch's better column",
             "",
         ]
         lines += [f"| | {' | '.join(SIDES)} | PyTorch / fip_jax | runs |", "|---" * (len(SIDES) + 3) + "|"]

@@ -3,14 +3,19 @@
 While one side works the others wait at a pipe and cost nothing.
 """
 
+import contextlib
 import multiprocessing
+import os
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.workload import Workload
+from benchmarks.speed import agreement
+from benchmarks.speed.agreement import Step
+from benchmarks.speed.workload import Task, Workload
 
 SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
 
@@ -24,13 +29,16 @@ class Worker:
 
     Args:
       side: one of them.
+      environment: variables to set in the process.
     """
 
-    def __init__(self, side: str):
+    def __init__(self, side: str, environment: dict[str, str] | None = None):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, side), daemon=True)
-        self._process.start()
+        # Several processes share a GPU: none may take most of its memory at its start.
+        with _set({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (environment or {})):
+            self._process.start()
         other.close()
 
     def prepare(self, work: Workload) -> float:
@@ -45,9 +53,13 @@ class Worker:
         """Highest memory since everything was warm, over what the process held before `prepare`, in MiB."""
         return self._ask("peak", None)
 
-    def check(self, work: Workload) -> dict[str, float]:
-        """As `agreement.check`, by a side of PyTorch. Raises Failed."""
-        return self._ask("check", work)
+    def take_step(self, work: Workload) -> Step:
+        """As `agreement.take_step`, by our side, of what was prepared. Raises Failed."""
+        return self._ask("take_step", work)
+
+    def compare(self, work: Workload, expected: Step) -> dict[str, float]:
+        """As `agreement.compare`, by a side of PyTorch, of what was prepared. Raises Failed."""
+        return self._ask("compare", (work, expected))
 
     def about(self) -> dict[str, Any]:
         """Versions and device."""
@@ -59,14 +71,26 @@ class Worker:
         self._process.join()
 
     def _ask(self, what: str, value: Any) -> Any:
-        self._pipe.send((what, value))
         try:
+            self._pipe.send((what, value))
             good, answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise Failed("the process ended") from None
         if not good:
             raise Failed(answer)
         return answer
+
+
+@contextlib.contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment, for processes that are started here."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(pipe: Connection, side: str) -> None:
@@ -89,13 +113,18 @@ class _Server:
     """What a `Worker` asks for, in its process."""
 
     def __init__(self, side: str):
-        self._side, self._task, self._held = side, None, 0.0
+        self._side, self._held = side, 0.0
+        self._task: Task | None = None
 
     def prepare(self, work: Workload) -> float:
         self._task = None
+        if self._side != "fip_jax":
+            from benchmarks.speed import pytorch
+
+            pytorch.weights(work)  # which come from JAX: no part of PyTorch's memory or time
         self._held = _held(self._side)
         start = time.perf_counter()
-        task: Any
+        task: Task
         if self._side == "fip_jax":
             from benchmarks.speed import ours
 
@@ -119,10 +148,17 @@ class _Server:
     def peak(self, _: None) -> float:
         return (_peak(self._side) - self._held) / 2**20
 
-    def check(self, work: Workload) -> dict[str, float]:
-        from benchmarks.speed import agreement
+    def take_step(self, work: Workload) -> Step:
+        assert self._task is not None
+        step = agreement.take_step(work, self._task.method)
+        _reset_peak(self._side)
+        return step
 
-        return agreement.check(work)
+    def compare(self, given: tuple[Workload, Step]) -> dict[str, float]:
+        assert self._task is not None
+        found = agreement.compare(*given, self._task.method)
+        _reset_peak(self._side)
+        return found
 
     def about(self, _: None) -> dict[str, Any]:
         if self._side == "fip_jax":

@@ -1,7 +1,7 @@
 """What is timed: a row of the table on a network, with the settings and the data that both sides share."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,6 +36,9 @@ class Workload(NamedTuple):
       num_clean: clean images; their pixels are noise, on which no time depends.
       num_classes: of the network.
       image_size: H and W.
+      times: as many examples in a batch and in its trace as by default.
+      mode: `parallel.mode`; of our side alone.
+      precision: `precision`, of both sides.
     """
 
     row: str
@@ -44,6 +47,14 @@ class Workload(NamedTuple):
     num_clean: int = 392
     num_classes: int = 43
     image_size: int = 32
+    times: int = 1
+    mode: str = "none"
+    precision: str = "tensorfloat32"
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is one step that is timed."""
+        return ROWS[self.row][1] == "step"
 
 
 def configure(work: Workload) -> ConfigDict:
@@ -53,6 +64,11 @@ def configure(work: Workload) -> ConfigDict:
     config.defense.name = "fast_fip" if fast else work.row if work.row in ("ft", "ft_sam") else "fip"
     if work.row == "fip_exact":
         config.defense.fip.num_probes = 0
+    config.defense.batch_size *= work.times
+    for method in ("fip", "fast_fip"):
+        config.defense[method].trace_batch_size *= work.times
+    config.parallel.mode = work.mode
+    config.precision = work.precision
     return config
 
 
@@ -70,7 +86,9 @@ class Task(NamedTuple):
     Attributes:
       warm_up: does it once, or a first part of it, so that everything is compiled.
       run: does it `count` times, waits for the result, and says how often it did it: that may be more.
+      method: what takes the steps: a `defend.Start` or a `pytorch_baseline.Purification`; None where nothing does.
     """
 
     warm_up: Callable[[], object]
     run: Callable[[int], int]
+    method: Any = None
