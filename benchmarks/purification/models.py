@@ -50,7 +50,7 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/badnets": ("gtsrb", {"attack.name": "badnets"}),
     "gtsrb/blend": ("gtsrb", {"attack.name": "blend"}),
-    "gtsrb/sig": ("gtsrb", {"attack.name": "sig", "attack.poison_rate": 0.025}),
+    "gtsrb/sig": ("gtsrb", {"attack.name": "sig", "attack.clean_label_rate": 896 / 1290}),
     "gtsrb/all_to_all": ("gtsrb", {"attack.name": "badnets", "attack.mode": "all_to_all"}),
     "gtsrb/badnets_resnet": (
         "gtsrb",
