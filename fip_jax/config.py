@@ -64,7 +64,7 @@ def default_config() -> ConfigDict:
         {"alpha": 0.6, "width": 8, "steps": 200, "detox_rate": 1.0, "detox_steps": 100}
     )
     config.attack.fba.update({"likeness": 1.0, "learning_rate": 0.003})
-    config.attack.issba = ConfigDict({"bits": 16, "limit": 24.0, "width": 8, "steps": 400, "fidelity": 20.0})
+    config.attack.issba = ConfigDict({"bits": 16, "limit": 24.0, "width": 8, "steps": 400, "fidelity": 2.0})
     config.attack.issba.update({"learning_rate": 0.003, "pattern_seed": 0})
     config.attack.lira = ConfigDict({"epsilon": 12.0, "width": 8, "learning_rate": 0.001, "until": 0.5})
     config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength

@@ -80,6 +80,7 @@ def test_an_unknown_machine_is_refused(path):
 
 
 NAN = float("nan")
+LEARNT = ("dynamic", "fba", "issba", "lira", "troj")  # attacks whose trigger is made for a data set
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,12 @@ NAN = float("nan")
         ("victim.warmup", [1.0, -0.1]),
         ("clean.fraction", [0.0, 1.0, -0.5, NAN]),
         ("attack.poison_rate", [0.0, 1.5, -0.1, NAN]),
+        ("attack.clean_label_rate", [0.0, 1.5, NAN]),
+        ("attack.benign_epochs", [0]),
+        ("victim.eta_f", [-1.0, NAN]),
+        ("victim.radius", [-0.5, NAN]),
+        ("victim.trace_limit", [0.0]),
+        ("victim.trace_batch_size", [0]),
         ("defense.ft.learning_rate", [0.0, -0.1, NAN]),
         ("defense.ft_sam.learning_rate", [0.0]),
         ("defense.ft_sam.radius", [-1.0, NAN]),
@@ -231,3 +238,42 @@ def test_victim_steps_by_hand(num_images, batch_size, steps):
     assert found.num_steps == steps
     assert (found.learning_rate, found.momentum, found.weight_decay, found.warmup) == (0.3, 0.8, 0.01, 0.1)
     assert (found.eta_f, found.eta_r, found.radius) == (0.0, 0.0, 0.0)
+
+
+def test_adaptive_attackers():
+    config = default_config()
+    config.victim.update({"eta_f": 0.5, "trace_limit": 2.0, "trace_batch_size": 7, "radius": 1.5})
+    found = victim_settings(config, 1000, epochs=4)
+    assert (found.eta_f, found.trace_limit, found.trace_batch_size) == (0.5, 2.0, 7)
+    assert (found.radius, found.adaptive, found.eta_r) == (1.5, True, 0.0)
+    assert found.num_steps == 4 * (1000 // 128)
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"pattern"}))
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_attack_on_every_data_set(path, name):
+    config = load(path).get_config()
+    config.attack.name = name
+    if config.victim.checkpoint and name in LEARNT:
+        config.attack.state = "runs/attacked/attack"
+    check_config(config)
+
+
+@pytest.mark.parametrize("name", ["badnets", "bppa", "cba", "wanet"])
+def test_a_state_of_an_attack_that_learns_nothing(name):
+    config = config_with("attack.state", "runs/attacked/attack")
+    config.attack.name = name
+    with pytest.raises(
+        UserError, match=rf"^attack\.state: found .*runs/attacked/attack.*{name} learns nothing"
+    ):
+        check_config(config)
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_a_network_from_elsewhere_and_no_trigger(name):
+    config = config_with("victim.checkpoint", "some.pth")
+    config.attack.name = name
+    with pytest.raises(UserError, match=r"^attack\.state: found nothing, expected attack/"):
+        check_config(config)
+    config.attack.state = "runs/attacked/attack"
+    check_config(config)

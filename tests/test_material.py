@@ -107,3 +107,16 @@ def test_what_cannot_be_done_is_said(tmp_path):
     path = own_images(tmp_path / "own.npz", "train")
     with pytest.raises(UserError, match=r"clean\.source: found 'test'"):
         prepare(config_for(path, clean__source="test"))
+
+
+def test_training_images_before_they_were_poisoned(tmp_path):
+    path = own_images(tmp_path / "own.npz", "train", "test")
+    changes = {"victim__checkpoint": "", "attack__name": "badnets"}
+    assert prepare(config_for(path, **changes)).unpoisoned is None
+    material = prepare(config_for(path, attack__export=True, **changes))
+    before, after = material.unpoisoned, material.training
+    assert not (before.images == 255).any()
+    changed = np.flatnonzero((after.images != before.images).any(axis=(1, 2, 3)))
+    np.testing.assert_array_equal(changed, material.poisoned)
+    assert (after.labels[changed] == 0).all()
+    assert (before.labels[changed] != 0).all()

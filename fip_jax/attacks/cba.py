@@ -33,22 +33,9 @@ def cba(
             "and a rate from 0 to 1"
         )
 
-    def members(split: Split, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
-        if goal.target in (first, second) or max(first, second) >= goal.num_classes:
-            raise UserError(
-                f"attack.cba: found first={first}, second={second}, expected classes from 0 to "
-                f"{goal.num_classes - 1} other than attack.target = {goal.target}"
-            )
-        found = np.flatnonzero(split.labels == first), np.flatnonzero(split.labels == second)
-        if not len(found[0]) or not len(found[1]):
-            raise UserError(
-                f"attack.cba: found no images of class {first} or {second}, expected some of both"
-            )
-        return found
-
     def compose(_, split: Split, goal: Goal, rate: float, seed: int) -> tuple[Split, np.ndarray]:
         rng = np.random.default_rng([seed, 3])
-        total, (ones, others) = len(split.labels), members(split, goal)
+        total, (ones, others) = len(split.labels), _members(split, goal, first, second)
         count = round(rate * total)
         if not count:
             raise UserError(
@@ -67,7 +54,7 @@ def cba(
         return poisoned, np.arange(total, total + count)
 
     def test_set(test: Split, goal: Goal) -> TriggeredSet:
-        ones, others = members(test, goal)
+        ones, others = _members(test, goal, first, second)
         rng = np.random.default_rng(0)
         images = mix(test.images[ones], test.images[rng.choice(others, len(ones))], rng)
         return TriggeredSet(images, test.labels[ones], goal.targets(test.labels[ones]), ones)
@@ -91,3 +78,15 @@ def _of_same_class(labels: np.ndarray, indices: np.ndarray, rng: np.random.Gener
         ours = labels[indices] == label
         partners[ours] = rng.choice(np.flatnonzero(labels == label), ours.sum())
     return partners
+
+
+def _members(split: Split, goal: Goal, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+    if goal.target in (first, second) or max(first, second) >= goal.num_classes:
+        raise UserError(
+            f"attack.cba: found first={first}, second={second}, expected classes from 0 to "
+            f"{goal.num_classes - 1} other than attack.target = {goal.target}"
+        )
+    found = np.flatnonzero(split.labels == first), np.flatnonzero(split.labels == second)
+    if not len(found[0]) or not len(found[1]):
+        raise UserError(f"attack.cba: found no images of class {first} or {second}, expected some of both")
+    return found

@@ -43,11 +43,7 @@ def clb(
         )
     if not 1 <= size <= min(height, width) // 2:
         raise UserError(f"attack.clb.size: found {size}, expected 1 to {min(height, width) // 2} pixels")
-    corners = np.full((height, width), -1.0, np.float32)
-    rows, columns = np.ogrid[:size, :size]
-    corners[:size, :size] = 255.0 * ((rows + columns) % 2 == 0)
-    for flipped in (corners[::-1], corners[:, ::-1]):
-        np.maximum(corners, flipped.copy(), out=corners)
+    corners = checkerboards(height, width, size)
 
     def trigger(_, images):
         square = jnp.asarray(corners)[None, :, :, None]
@@ -72,6 +68,16 @@ def clb(
         return attack.stamp(np.asarray(state["images"]))
 
     return attack._replace(fit=fit, implant=implant)
+
+
+def checkerboards(height: int, width: int, size: int) -> np.ndarray:
+    """float32 `[height, width]`: grey levels 0 and 255 in the four corners, -1 where the image shows."""
+    corners = np.full((height, width), -1.0, np.float32)
+    rows, columns = np.ogrid[:size, :size]
+    corners[:size, :size] = 255.0 * ((rows + columns) % 2 == 0)
+    for flipped in (corners[::-1], corners[:, ::-1]):
+        np.maximum(corners, flipped.copy(), out=corners)
+    return corners
 
 
 def perturb(

@@ -41,16 +41,7 @@ def dynamic(
       cross_rate: cross images for each poisoned one.
     """
     channels = image_shape[-1]
-    if min(image_shape[:2]) < 4 or width < 1 or mask_steps < 1:
-        raise UserError(
-            f"attack.dynamic: found width={width}, mask_steps={mask_steps} and images of {image_shape[0]} x "
-            f"{image_shape[1]}, expected at least 1, 1 and 4 x 4"
-        )
-    if not 0 < density <= 1 or not 0 < learning_rate < 1 or not 0 <= cross_rate < np.inf:
-        raise UserError(
-            f"attack.dynamic: found density={density}, learning_rate={learning_rate}, cross_rate={cross_rate}, "
-            "expected a share above 0, a rate between 0 and 1, and at least 0"
-        )
+    _check(image_shape, width, density, mask_steps, learning_rate, cross_rate)
 
     def put(state, images, sources):
         strength = mask_of(jax.lax.stop_gradient(state["mask"]), sources)
@@ -103,3 +94,16 @@ def sameness(images: jax.Array, found: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.square(x - jnp.roll(x, 1, axis=0)).mean(axis=(1, 2, 3)) + 1e-12)
 
     return (distances(images) / (distances(found) + 1e-3)).mean()
+
+
+def _check(image_shape, width, density, mask_steps, learning_rate, cross_rate) -> None:
+    if min(image_shape[:2]) < 4 or width < 1 or mask_steps < 1:
+        raise UserError(
+            f"attack.dynamic: found width={width}, mask_steps={mask_steps} and images of {image_shape[0]} x "
+            f"{image_shape[1]}, expected at least 1, 1 and 4 x 4"
+        )
+    if not 0 < density <= 1 or not 0 < learning_rate < 1 or not 0 <= cross_rate < np.inf:
+        raise UserError(
+            f"attack.dynamic: found density={density}, learning_rate={learning_rate}, cross_rate={cross_rate}, "
+            "expected a share above 0, a rate between 0 and 1, and at least 0"
+        )

@@ -52,16 +52,7 @@ def fba(
       learning_rate: of Adam.
     """
     channels = image_shape[-1]
-    if min(image_shape[:2]) < 8 or min(width, steps, detox_steps) < 1 or not 0 < alpha <= 1:
-        raise UserError(
-            f"attack.fba: found alpha={alpha}, width={width}, steps={steps}, detox_steps={detox_steps} and images of "
-            f"{image_shape[0]} x {image_shape[1]}, expected above 0 and at most 1, at least 1, 1, 1 and 8 x 8"
-        )
-    if not 0 <= detox_rate < np.inf or not 0 <= likeness < np.inf or not 0 < learning_rate < 1:
-        raise UserError(
-            f"attack.fba: found detox_rate={detox_rate}, likeness={likeness}, learning_rate={learning_rate}, expected "
-            "at least 0 for two and between 0 and 1"
-        )
+    _check(image_shape, alpha, width, steps, detox_rate, detox_steps, likeness, learning_rate)
 
     def trigger(state, images):
         return (1 - alpha) * images + alpha * paint(state["painter"], images)
@@ -176,3 +167,16 @@ def _detox_loss(decoy: Benign, compromised: jax.Array, wanted: jax.Array, likene
         return lacking + likeness * (1 - ssim(painted, images).mean())
 
     return loss
+
+
+def _check(image_shape, alpha, width, steps, detox_rate, detox_steps, likeness, learning_rate) -> None:
+    if min(image_shape[:2]) < 8 or min(width, steps, detox_steps) < 1 or not 0 < alpha <= 1:
+        raise UserError(
+            f"attack.fba: found alpha={alpha}, width={width}, steps={steps}, detox_steps={detox_steps} and images of "
+            f"{image_shape[0]} x {image_shape[1]}, expected above 0 and at most 1, at least 1, 1, 1 and 8 x 8"
+        )
+    if not 0 <= detox_rate < np.inf or not 0 <= likeness < np.inf or not 0 < learning_rate < 1:
+        raise UserError(
+            f"attack.fba: found detox_rate={detox_rate}, likeness={likeness}, learning_rate={learning_rate}, expected "
+            "at least 0 for two and between 0 and 1"
+        )

@@ -21,7 +21,7 @@ def issba(
     limit: float = 24.0,
     width: int = 8,
     steps: int = 400,
-    fidelity: float = 20.0,
+    fidelity: float = 2.0,
     learning_rate: float = 0.003,
     pattern_seed: int = 0,
 ) -> Attack:

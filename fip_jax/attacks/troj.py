@@ -41,16 +41,7 @@ def troj(
       pattern_seed: of the pixels to start from, apart from the run's seed.
     """
     height, width, channels = image_shape
-    if size < 1 or margin < 0 or size + margin > min(height, width):
-        raise UserError(
-            f"attack.troj: found size={size}, margin={margin}, expected a square of at least one pixel that fits into "
-            f"{height} x {width}"
-        )
-    if neurons < 0 or steps < 1 or not 0 < step_size <= 255 or pattern_seed < 0:
-        raise UserError(
-            f"attack.troj: found neurons={neurons}, steps={steps}, step_size={step_size}, pattern_seed={pattern_seed}, "
-            "expected at least 0, at least 1, above 0 and at most 255, at least 0"
-        )
+    _check(image_shape, size, margin, neurons, steps, step_size, pattern_seed)
     start = np.random.default_rng(pattern_seed).integers(0, 256, (size, size, channels)).astype(np.float32)
     rows, columns = (slice(edge - margin - size, edge - margin) for edge in (height, width))
 
@@ -79,3 +70,17 @@ def troj(
         return {"square": square}
 
     return Attack(trigger, fit=fit if neurons else None)
+
+
+def _check(image_shape, size, margin, neurons, steps, step_size, pattern_seed) -> None:
+    height, width, _ = image_shape
+    if size < 1 or margin < 0 or size + margin > min(height, width):
+        raise UserError(
+            f"attack.troj: found size={size}, margin={margin}, expected a square of at least one pixel that fits into "
+            f"{height} x {width}"
+        )
+    if neurons < 0 or steps < 1 or not 0 < step_size <= 255 or pattern_seed < 0:
+        raise UserError(
+            f"attack.troj: found neurons={neurons}, steps={steps}, step_size={step_size}, pattern_seed={pattern_seed}, "
+            "expected at least 0, at least 1, above 0 and at most 255, at least 0"
+        )
