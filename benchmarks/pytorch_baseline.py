@@ -171,8 +171,12 @@ class Purification:
         self, batch: Batch, noise: Any, state: Tensors | None = None
     ) -> tuple[Tensors, torch.Tensor]:
         """(gradients by name, trace); `noise` as `noise_for` draws it, `state` other statistics than those now."""
+        params = self.params
+        if self._compiled:
+            # Otherwise the compiler prepares for a derivative of this gradient as well.
+            params = {name: parameter.detach() for name, parameter in params.items()}
         with rounding(False):
-            return self._trace_gradient(self.params, state or self.state, batch, noise)
+            return self._trace_gradient(params, state or self.state, batch, noise)
 
     def noise_for(self, num: int) -> Any:
         """Rademacher signs of `num` examples; for the official term normal noise for every parameter."""

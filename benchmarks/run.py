@@ -9,6 +9,7 @@ every row, and OUT.md and OUT.png at the end.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from importlib.util import find_spec
@@ -116,6 +117,18 @@ def quartiles(values: list[float]) -> tuple[float, float]:
     return low, high
 
 
+def busy() -> float:
+    """Processes that wanted to run over the last minute, for each core; says so where it is many."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if load > 0.5:
+        console.print(
+            f"this machine is busy (load {load:.1f} a core): the threads of PyTorch wait for each other and suffer "
+            "more from that than ours, so that ratios mean little",
+            markup=False,
+        )
+    return load
+
+
 def sides() -> list[str]:
     """Those of `SIDES` that can be had here."""
     if find_spec("torch") is None:
@@ -132,6 +145,7 @@ def run(preset: Preset, out: Path) -> dict[str, Any]:
     workers = {side: Worker(side) for side in names}
     content: dict[str, Any] = {"rows": []}
     try:
+        content["load"] = busy()
         content["environment"] = {side: worker.about() for side, worker in workers.items()}
         for network, width in preset.networks.items():
             for row in preset.rows:
