@@ -9,6 +9,7 @@ An attack that learns its trigger is trained in a folder of its own in the workd
 import argparse
 import inspect
 import runpy
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,24 +104,22 @@ def draw(name: str, clean: np.ndarray, triggered: np.ndarray, path: Path) -> Non
 
 
 def page(found: dict[str, Likeness], command: str, dataset: str, count: int) -> str:
-    """The page as Markdown: a table, and for each attack its figure and the definition in its docstring."""
-    lines = [
-        "# Attacks",
-        "",
-        f"Written by `{command}` with fip_jax {__version__}: figures and definitions of every attack. Means over "
-        f"{count} triggered test images of `{dataset}` or all that there are, at the default options; PSNR in dB, "
-        "l-infinity in grey levels of 255.",
-        "",
-        "| attack | SSIM | PSNR | l-infinity |",
-        "|---|---|---|---|",
-    ]
+    """The page as Markdown: a table and figures of the attacks in `found`, and the definitions of all."""
+    words = (
+        f"Written by `{command}` with fip_jax {__version__}. Means over {count} triggered test images of `{dataset}`, "
+        "or all that there are, at the default options; PSNR in dB, l-infinity in grey levels of 255. SSIM hardly sees "
+        "the corners, which few of its windows reach."
+    )
+    lines = ["# Attacks", "", *textwrap.wrap(words, 120, break_on_hyphens=False), ""]
+    lines += ["| attack | SSIM | PSNR | l-infinity |", "|---|---|---|---|"]
     for name, row in found.items():
         lines.append(f"| [{name}](#{name}) | {row.ssim:.3f} | {row.psnr:.1f} | {row.largest:.0f} |")
-    for name in found:
+    for name in NAMES:
         definition = (inspect.getdoc(ATTACKS[name]) or "").split("\nArgs:")[0].strip()
         # Formulas hold asterisks and bars that Markdown would take for its own.
         words = definition.replace("|", r"\|").replace("*", r"\*").replace("_", r"\_")
-        lines += ["", f"## {name}", "", f"![{name}](attacks/{name}.png)", "", words]
+        figure = [f"![{name}](attacks/{name}.png)", ""] if name in found else []
+        lines += ["", f"## {name}", "", *figure, words]
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         found[name] = likeness(clean[:MEASURED], triggered.images[:MEASURED])
         figure = options.out / "attacks" / f"{name}.png"
         draw(name, clean[:SHOWN], triggered.images[:SHOWN], figure)
-    command = f"python -m benchmarks.gallery --config={options.config}"
+    command = f"python -m benchmarks.gallery --config={options.config} --workdir=runs/gallery"
     text = page(found, command, config.dataset.name, MEASURED)
     (options.out / "attacks.md").write_text(text, encoding="utf-8")
 

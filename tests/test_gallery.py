@@ -48,6 +48,9 @@ def test_figures_and_page(channels, tmp_path):
     for name in found:
         assert f"![{name}](attacks/{name}.png)" in text
         assert f"| [{name}](#{name}) | {found[name].ssim:.3f} |" in text
+    # Definitions of all, figures of those that were drawn.
+    assert all(f"\n## {name}\n" in text for name in ATTACKS if name != "pattern")
+    assert text.count("![") == 2
     assert "https://arxiv.org/abs/1708.06733" in text
     assert "Args" not in text
 
