@@ -189,3 +189,20 @@ def test_growth_is_measured_and_drawn(monkeypatch, tmp_path):
     growth.draw(rows, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as image:
         assert image.width > 1000
+
+
+def test_memory_is_taken_apart():
+    """Of a program with 100 bytes an example and unit of width, 8 a parameter and 4 for each of both, or none."""
+    for each in (0, 4):
+        rows = []
+        for name in ("examples", "width"):
+            for size in growth.SIZES[name]:
+                point = growth.Point()._replace(**{name: size})
+                parameters = 300 * point.width**2 + 700 * point.width
+                size_of = 100 * point.examples * point.width + (8 + each * point.examples) * parameters
+                row = {"quantity": "exact", "changed": name, "size": size, "parameters": parameters}
+                rows.append(row | {"bytes": size_of})
+        found = growth.shares(rows, "exact")
+        assert found["bytes_per_example_and_width"] == pytest.approx(100, rel=1e-3)
+        assert found["bytes_per_parameter"] == pytest.approx(8, rel=1e-3)
+        assert found["bytes_per_example_and_parameter"] == pytest.approx(each, abs=1e-3)
