@@ -4,8 +4,9 @@
 
 Measures the gradient of the trace term, estimated and exact, and a Fisher-vector product over all clean images,
 changing one thing at a time, and fits exponents: seconds or bytes ~ size^exponent. Seconds are medians; bytes are what
-the compiled program asks for beside its arguments and results, exact and the same in every run. Writes OUT.json and
-OUT.png.
+the compiled program asks for beside its arguments and results, exact and the same in every run. They are taken apart
+into bytes for each example and unit of width, for each parameter, and for each example and parameter: the last are what
+the estimated trace is there to avoid. Writes OUT.json and OUT.png.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.optimize import nnls
 
 from benchmarks.speed.workload import Workload, draw_images
 from fip_jax import convolution
@@ -132,6 +134,27 @@ def grow(sizes: dict[str, tuple[int, ...]], rounds: int) -> list[dict[str, Any]]
     return rows
 
 
+def shares(rows: list[dict[str, Any]], quantity: str) -> dict[str, float]:
+    """What the memory of a quantity is made of, by non-negative least squares of the relative errors.
+
+    Returns:
+      Bytes for each example and unit of width (activations), for each parameter, and for each example and parameter
+      (gradients of single examples, which the estimated trace must not hold).
+    """
+    terms, sizes = [], []
+    for row in rows:
+        if row["quantity"] == quantity and row["changed"] in ("examples", "width"):
+            point = Point()._replace(**{row["changed"]: row["size"]})
+            activations = point.examples * point.width
+            terms.append([activations, row["parameters"], point.examples * row["parameters"]])
+            sizes.append(row["bytes"])
+    relative = np.array(terms, np.float64) / np.array(sizes, np.float64)[:, None]
+    scale = relative.max(axis=0)
+    found = nnls(relative / scale, np.ones(len(sizes)))[0] / scale
+    names = ("example_and_width", "parameter", "example_and_parameter")
+    return {f"bytes_per_{name}": float(value) for name, value in zip(names, found, strict=True)}
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Seconds above, MiB below, a column for each thing that was changed."""
     names = list(dict.fromkeys(row["changed"] for row in rows))
@@ -170,7 +193,13 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     rows = grow(SIZES, arguments.rounds)
-    write_json(arguments.out.with_suffix(".json"), {**environment(), "rows": rows})
+    memory = {quantity: shares(rows, quantity) for quantity in ("estimated", "exact")}
+    for quantity, found in memory.items():
+        each = found["bytes_per_example_and_parameter"]
+        console.print(
+            f"{QUANTITIES[quantity][0]}: {each:.2f} bytes for each example and parameter", markup=False
+        )
+    write_json(arguments.out.with_suffix(".json"), {**environment(), "memory": memory, "rows": rows})
     draw(rows, arguments.out.with_suffix(".png"))
 
 

@@ -91,12 +91,6 @@ def test_rows_name_their_method(row):
     assert (config.defense.fip.num_probes == 0) == (row == "fip_exact")
 
 
-def test_our_side_counts_what_it_does():
-    task = ours.prepare(Workload("ft", **TINY))
-    task.warm_up()
-    assert task.run(3) == 3
-
-
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("row", ["fip", "fast_fip", "official"])
 def test_sides_agree_before_they_are_timed(row, monkeypatch):
@@ -104,7 +98,9 @@ def test_sides_agree_before_they_are_timed(row, monkeypatch):
     from benchmarks.speed import agreement, pytorch
 
     work = Workload(row, **TINY)
-    expected = agreement.take_step(work, ours.prepare(work).method)
+    our_task = ours.prepare(work)
+    expected = agreement.take_step(work, our_task.method)
+    assert our_task.run(2) == 2
     assert expected.retain == 0.9
     task = pytorch.prepare(work, compiled=False)
     task.warm_up()  # leaves no trace
@@ -189,3 +185,20 @@ def test_growth_is_measured_and_drawn(monkeypatch, tmp_path):
     growth.draw(rows, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as image:
         assert image.width > 1000
+
+
+def test_memory_is_taken_apart():
+    """Of a program with 100 bytes an example and unit of width, 8 a parameter and 4 for each of both, or none."""
+    for each in (0, 4):
+        rows = []
+        for name in ("examples", "width"):
+            for size in growth.SIZES[name]:
+                point = growth.Point()._replace(**{name: size})
+                parameters = 300 * point.width**2 + 700 * point.width
+                size_of = 100 * point.examples * point.width + (8 + each * point.examples) * parameters
+                row = {"quantity": "exact", "changed": name, "size": size, "parameters": parameters}
+                rows.append(row | {"bytes": size_of})
+        found = growth.shares(rows, "exact")
+        assert found["bytes_per_example_and_width"] == pytest.approx(100, rel=1e-3)
+        assert found["bytes_per_parameter"] == pytest.approx(8, rel=1e-3)
+        assert found["bytes_per_example_and_parameter"] == pytest.approx(each, abs=1e-3)

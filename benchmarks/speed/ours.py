@@ -1,5 +1,6 @@
 """The side of fip_jax in a benchmark: the code that users run."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,14 +19,14 @@ from fip_jax import defend, parallel, purify
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.evaluate import make_predict
 from fip_jax.models import create_model
-from fip_jax.network import split_module
+from fip_jax.network import Network, split_module
 from fip_jax.objective import trace_of_fisher
 from fip_jax.smoothness import Smoothness
 
 
 def prepare(work: Workload) -> Task:
     """The task of a row."""
-    network = split_module(create_model(work.network, work.num_classes, work.image_size, 0, width=work.width))
+    network = weights(work)
     if work.row == "lambda_max":
         return _lambda_max(work, *network)
     if work.row == "evaluation":
@@ -35,6 +36,16 @@ def prepare(work: Workload) -> Task:
     start = defend.begin(config, *network, draw_images(work), penalty)
     at_once = purify.steps_at_once(config.report.eval_every)
     return (_whole if "purification" in work.row else _steps)(start, at_once)
+
+
+def weights(work: Workload) -> tuple[Network, Any, Any]:
+    """(network, params, model_state) that all sides begin with."""
+    return _weights(work.network, work.num_classes, work.image_size, work.width)
+
+
+@functools.cache
+def _weights(name: str, num_classes: int, image_size: int, width: int) -> tuple[Network, Any, Any]:
+    return split_module(create_model(name, num_classes, image_size, 0, width=width))
 
 
 def _copied(state: purify.State) -> purify.State:

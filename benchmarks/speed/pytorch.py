@@ -1,13 +1,12 @@
 """The side of PyTorch in a benchmark: `benchmarks.pytorch_baseline`, eager or compiled."""
 
-import functools
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import pytorch_baseline as baseline
 from benchmarks.pytorch_networks import factorise
+from benchmarks.speed import ours
 from benchmarks.speed.workload import (
     EVALUATED,
     ITERATIONS,
@@ -18,8 +17,6 @@ from benchmarks.speed.workload import (
 )
 from fip_jax.config import defense_settings
 from fip_jax.interop.state_dict import to_torch
-from fip_jax.models import create_model
-from fip_jax.network import split_module
 from fip_jax.purify import schedule
 
 
@@ -36,18 +33,9 @@ def wait() -> None:
 
 def build(work: Workload) -> torch.nn.Module:
     """The network with the weights that our side begins with."""
-    return baseline.build(work.network, work.num_classes, work.width, weights(work)).to(device())
-
-
-def weights(work: Workload) -> dict[str, np.ndarray]:
-    """The weights that our side begins with, by PyTorch's names."""
-    return _weights(work.network, work.num_classes, work.image_size, work.width)
-
-
-@functools.cache
-def _weights(name: str, num_classes: int, image_size: int, width: int) -> dict[str, np.ndarray]:
-    _, *trees = split_module(create_model(name, num_classes, image_size, 0, width=width))
-    return to_torch(*trees)
+    return baseline.build(work.network, work.num_classes, work.width, to_torch(*ours.weights(work)[1:])).to(
+        device()
+    )
 
 
 def prepare(work: Workload, compiled: bool) -> Task:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import agreement
+from benchmarks.speed import agreement, ours
 from benchmarks.speed.agreement import Step
 from benchmarks.speed.workload import Task, Workload
 
@@ -118,16 +118,11 @@ class _Server:
 
     def prepare(self, work: Workload) -> float:
         self._task = None
-        if self._side != "fip_jax":
-            from benchmarks.speed import pytorch
-
-            pytorch.weights(work)  # which come from JAX: no part of PyTorch's memory or time
+        ours.weights(work)  # no part of anybody's memory or time
         self._held = _held(self._side)
         start = time.perf_counter()
         task: Task
         if self._side == "fip_jax":
-            from benchmarks.speed import ours
-
             task = ours.prepare(work)
         else:
             from benchmarks.speed import pytorch
