@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
         figure = options.out / "attacks" / f"{name}.png"
         draw(name, clean[:SHOWN], triggered.images[:SHOWN], figure)
     command = f"python -m benchmarks.gallery --config={options.config} --workdir=runs/gallery"
+    if options.attacks != list(NAMES):
+        command += f" --attacks {' '.join(options.attacks)}"
     text = page(found, command, config.dataset.name, MEASURED)
     (options.out / "attacks.md").write_text(text, encoding="utf-8")
 
