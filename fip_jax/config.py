@@ -124,9 +124,7 @@ def default_config() -> ConfigDict:
             "temperature": 2.0,
         }
     )
-    config.defense.fast_fip = (
-        config.defense.fip.copy_and_resolve_references()
-    )  # of the shifts, with their exact trace
+    # Of the shifts, with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.1, "num_probes": 0, "adaptive": False})
 
