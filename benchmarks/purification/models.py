@@ -60,6 +60,8 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "cifar10/blend": ("cifar10", {"attack.name": "blend"}),
     "cifar10/all_to_all": ("cifar10", {"attack.name": "badnets", "attack.mode": "all_to_all"}),
     "signs/badnets_11": ("signs", {"seed": 11}),
+    "signs/badnets_13": ("signs", {"seed": 13}),
+    "signs/badnets_14": ("signs", {"seed": 14}),
     "signs/blend_12": ("signs", {"seed": 12, "attack.name": "blend"}),
 }
 
