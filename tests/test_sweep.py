@@ -1,0 +1,127 @@
+"""configs/sweep.py: which processes it starts, what it leaves out, and the table it makes of their folders."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from configs import sweep
+from fip_jax.workdir import write_json
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Commands in the place of processes; each leaves what a finished run leaves."""
+    commands = []
+
+    def run(command, check):
+        assert not check
+        told = dict(flag.removeprefix("--").split("=", 1) for flag in command if flag.startswith("--"))
+        commands.append(told)
+        if told["config.attack.name"] == "blend":
+            return subprocess.CompletedProcess(command, 2)
+        folder = sweep.Path(told["workdir"])
+        folder.mkdir(parents=True)
+        if "config.victim.checkpoint" not in told:
+            (folder / "victim").mkdir()
+            if told["config.attack.name"] == "wanet":
+                (folder / "attack").mkdir()
+        asr = 0.02 * int(told["config.seed"])
+        summary = {
+            "victim": {"acc": 0.9, "asr": 1.0, "ra": 0.0},
+            "purified": {"acc": 0.8, "asr": asr, "ra": None, "der": 0.9},
+            "clean_images": 100,
+            "seconds": {"purify": 3.0},
+        }
+        write_json(folder / "summary.json", summary)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def start(monkeypatch, folder, *arguments):
+    monkeypatch.setattr(sys, "argv", ["sweep", "--config=c.py", f"--workdir={folder}", *arguments])
+    return sweep.main()
+
+
+ALL = ("--attacks", "badnets", "wanet", "--defenses", "fip", "ft_sam", "--seeds", "0", "1")
+
+
+def test_the_first_defence_trains_the_victim_and_the_others_take_it(tmp_path, monkeypatch, started):
+    assert start(monkeypatch, tmp_path, *ALL, "--config.model.width=8") == 0
+    assert len(started) == 8
+    first, second, third, fourth = started[:4]
+    assert "config.victim.checkpoint" not in first and first["config.defense.name"] == "fip"
+    assert second["config.victim.checkpoint"] == str(tmp_path / "badnets/0/fip/victim")
+    assert "config.attack.state" not in second
+    assert "config.victim.checkpoint" not in third
+    assert fourth["config.victim.checkpoint"] == str(tmp_path / "wanet/0/fip/victim")
+    assert fourth["config.attack.state"] == str(tmp_path / "wanet/0/fip/attack")
+    assert {told["config.model.width"] for told in started} == {"8"}
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch, started):
+    start(monkeypatch, tmp_path, *ALL)
+    before = len(started)
+    assert start(monkeypatch, tmp_path, *ALL, "--config.model.width=8") == 0
+    assert len(started) == before
+    start(monkeypatch, tmp_path, "--attacks", "badnets", "--defenses", "ft", "--seeds", "0")
+    assert [told["workdir"] for told in started[before:]] == [str(tmp_path / "badnets/0/ft")]
+
+
+def test_a_run_that_was_begun_is_told_the_same_again(tmp_path):
+    """Of two begun runs without a victim each trains its own, whatever the other has done since."""
+    for defense, checkpoint in (("fip", ""), ("ft", "elsewhere/victim")):
+        folder = tmp_path / "badnets/0" / defense
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", {"victim": {"checkpoint": checkpoint}, "attack": {"state": ""}})
+        (folder / "victim").mkdir()
+    commands = [sweep.command(sweep.Run("badnets", 0, name), tmp_path, "c.py", []) for name in ("fip", "ft")]
+    assert not any("victim.checkpoint" in flag for flag in commands[0])
+    assert "--config.victim.checkpoint=elsewhere/victim" in commands[1]
+
+
+def test_tables(tmp_path, monkeypatch, started):
+    start(monkeypatch, tmp_path, *ALL)
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {"attack": "wanet", "seed": "1", "defense": "ft_sam", "asr_after": "0.02"}.items() <= rows[
+        -1
+    ].items()
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    # ASR 0 and 2 per cent: 1 ± sqrt(2); RA is not known.
+    expected = "90.0 ± 0.0 | 100.0 ± 0.0 | 80.0 ± 0.0 | 1.0 ± 1.4 | unknown | 90.0 ± 0.0 | 3.0 ± 0.0"
+    assert lines[2] == f"| badnets | fip | 2 | {expected} |"
+    assert len(lines) == 6
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, started, capsys):
+    assert start(monkeypatch, tmp_path, "--attacks", "blend", "badnets", "--defenses", "fip") == 1
+    assert len(started) == 2
+    assert "failed: fip against blend, seed 0" in capsys.readouterr().out
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 2
+
+
+def test_flags_that_are_not_known(tmp_path, monkeypatch, capsys):
+    for flags, message in (
+        (("--attacks", "nothing"), "'nothing'"),
+        (("--attacks", "badnets", "--epochs=3"), "found '--epochs=3', expected --config.KEY=VALUE"),
+        (("--attacks", "badnets", "--config.seed=3"), "found '--config.seed=3', expected no setting that tells"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            start(monkeypatch, tmp_path, *flags)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sweep.ATTACKS)
+def test_every_attack_is_a_config_that_is_accepted(name):
+    from configs import quickstart
+    from fip_jax.config import check_config
+
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(sweep.ATTACKS[name])
+    check_config(config)
