@@ -109,7 +109,10 @@ def test_flags_that_are_not_known(tmp_path, monkeypatch, capsys):
     for flags, message in (
         (("--attacks", "nothing"), "'nothing'"),
         (("--attacks", "badnets", "--epochs=3"), "found '--epochs=3', expected --config.KEY=VALUE"),
-        (("--attacks", "badnets", "--config.seed=3"), "found '--config.seed=3', expected no setting that tells"),
+        (
+            ("--attacks", "badnets", "--config.seed=3"),
+            "found '--config.seed=3', expected no setting that tells",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             start(monkeypatch, tmp_path, *flags)
