@@ -77,7 +77,7 @@ class ResNet(nn.Module):
 
 
 class Factored(nn.Module):
-    """A layer as U diag(relu(s + shift)) V^T, of which the shift alone is trained (Fast FIP)."""
+    """A layer as U diag(relu(values)) V^T, of which the values alone are trained (Fast FIP)."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear):
         super().__init__()
@@ -89,17 +89,16 @@ class Factored(nn.Module):
             self.up = nn.Conv2d(len(values), len(u), 1, bias=layer.bias is not None)
         self.up.weight = nn.Parameter(u.reshape(*u.shape, *[1] * (weight.ndim - 2)))
         self.up.bias = layer.bias
-        self.register_buffer("values", values)
-        self.shift = nn.Parameter(torch.zeros_like(values))
+        self.values = nn.Parameter(values)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.down(x)
-        scale = functional.relu(self.get_buffer("values") + self.shift)
+        scale = functional.relu(self.values)
         return self.up(y * scale.reshape(1, -1, *[1] * (y.ndim - 2)))
 
 
 def factorise(module: nn.Module) -> nn.Module:
-    """A copy in which shifts and the parameters of BatchNorm alone are trained."""
+    """A copy in which singular values and the parameters of BatchNorm alone are trained."""
     module = copy.deepcopy(module)
     for path, part in list(module.named_modules()):
         if isinstance(part, nn.Conv2d | nn.Linear):
@@ -107,18 +106,18 @@ def factorise(module: nn.Module) -> nn.Module:
             setattr(module.get_submodule(parent), name, Factored(part))
     for name, parameter in module.named_parameters():
         owner = module.get_submodule(name.rpartition(".")[0])
-        parameter.requires_grad_(name.endswith("shift") or isinstance(owner, nn.BatchNorm2d))
+        parameter.requires_grad_(name.endswith("values") or isinstance(owner, nn.BatchNorm2d))
     return module.to(memory_format=torch.channels_last)
 
 
 def fold(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The kernels and all else of a network that was factorised, in float64, by the names before."""
     tensors = {name: tensor.detach().double() for name, tensor in tensors.items()}
-    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith("shift")}
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(".values")}
     for name in tensors.keys() - plain.keys():
-        layer = name.removesuffix(".shift")
+        layer = name.removesuffix(".values")
         down, up = plain.pop(f"{layer}.down.weight"), plain.pop(f"{layer}.up.weight")
-        scale = functional.relu(plain.pop(f"{layer}.values") + tensors[name])
+        scale = functional.relu(tensors[name])
         kernel = (up.flatten(1) * scale) @ down.flatten(1)
         plain[f"{layer}.weight"] = kernel.reshape(len(up), *down.shape[1:])
         if f"{layer}.up.bias" in plain:

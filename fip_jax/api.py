@@ -154,9 +154,7 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     known = {
         **dict.fromkeys(("seed",), config),
         **dict.fromkeys(("crop_padding", "flip"), config.dataset),
-        **dict.fromkeys(
-            ("steps", "batch_size", "momentum", "weight_decay", "batch_statistics"), config.defense
-        ),
+        **dict.fromkeys(("steps", "batch_size", "momentum", "batch_statistics"), config.defense),
         **dict.fromkeys(config.defense[config.defense.name], config.defense[config.defense.name]),
     }
     for name, value in options.items():

@@ -104,13 +104,15 @@ def default_config() -> ConfigDict:
     config.defense.steps = 200
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
-    config.defense.weight_decay = 0.0
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
-    config.defense.ft = ConfigDict({"learning_rate": 0.1})
-    config.defense.ft_sam = ConfigDict({"learning_rate": 0.1, "radius": 0.3, "adaptive": True})
+    config.defense.ft = ConfigDict({"learning_rate": 0.1, "weight_decay": 0.0})
+    config.defense.ft_sam = ConfigDict(
+        {"learning_rate": 0.1, "weight_decay": 0.0, "radius": 0.3, "adaptive": True}
+    )
     config.defense.fip = ConfigDict(
         {
             "learning_rate": 0.1,
+            "weight_decay": 0.0,
             "eta_f": 1e-3,
             "trace_limit": 0.3,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
@@ -124,7 +126,7 @@ def default_config() -> ConfigDict:
             "temperature": 2.0,
         }
     )
-    # Of the shifts, with their exact trace.
+    # Of the singular values, with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.1, "num_probes": 0, "adaptive": False})
 
@@ -177,7 +179,6 @@ _NOT_NEGATIVE = (
     "victim.weight_decay",
     "victim.eta_f",
     "victim.radius",
-    "defense.weight_decay",
     "report.checkpoint_seconds",
 )
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
@@ -287,7 +288,7 @@ def victim_settings(config: ConfigDict, num_images: int, epochs: int | None = No
 def defense_settings(config: ConfigDict) -> Settings:
     """The step's settings for `defense.name`."""
     defense = config.defense
-    common = {"num_steps": defense.steps, "momentum": defense.momentum, "weight_decay": defense.weight_decay}
+    common = {"num_steps": defense.steps, "momentum": defense.momentum}
     return Settings(
         **common, **defense[defense.name].to_dict(), axis=axis_of(config), precision=config.precision
     )

@@ -1,10 +1,14 @@
-r"""Fast FIP: every kernel as its singular value decomposition, of which only shifts of the values are trained.
+r"""Fast FIP: every kernel as its singular value decomposition, of which only the values are shifted.
 
 .. math:: W = U\, \mathrm{diag}(\mathrm{relu}(\sigma + \delta))\, V^\top
 
 for a dense layer and for a convolution (`C_out` by `C_in k k`) alike. The factors are layers of their own: a
 convolution with the rows of :math:`V^\top`, a scale of each channel, and a dense layer U over the channels. So no
 gradient of a kernel is ever taken, and the gradient of a shift for one example is a product summed over positions.
+
+What the optimiser holds is :math:`\sigma + \delta`. Gradients and Fisher matrix are those of the shifts, and weight
+decay is that of the kernels, whose squared norm is the sum of the squared values; of the shifts it would be a pull to
+the suspicious network.
 
 Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863, "Fast FIP".
 """
@@ -21,7 +25,7 @@ from fip_jax.precision import in_float32
 
 
 class Factored(nnx.Module):
-    """A convolution or dense layer as U diag(relu(s + shift)) V^T; equal to `layer` at zero shift, up to rounding.
+    """A convolution or dense layer as U diag(relu(values)) V^T; equal to `layer` until they move, up to rounding.
 
     Args:
       layer: an `nnx.Conv` without groups or an `nnx.Linear`; not used afterwards.
@@ -37,12 +41,11 @@ class Factored(nnx.Module):
             up.bias = Frozen(down.bias[...])
         down.kernel, down.bias, down.use_bias = Frozen(rows.reshape(*kernel.shape[:-1], -1)), None, False
         self.down, self.up = down, up
-        self.values = Frozen(values)
-        self.shift = nnx.Param(jnp.zeros_like(values))
+        self.values = nnx.Param(values)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """As the layer that it stands for."""
-        scale = nnx.relu(self.values[...] + self.shift[...])
+        scale = nnx.relu(self.values[...])
         y = self.down(x)
         return self.up(y * scale.reshape((1,) * (y.ndim - 1) + (-1,)))
 
@@ -50,8 +53,8 @@ class Factored(nnx.Module):
 def factorise(network: Network, params: PyTree, model_state: PyTree) -> tuple[Network, PyTree, PyTree]:
     """The same function of images, with another choice of what is a parameter.
 
-    Parameters are the shifts of every dense layer and of every convolution without groups, and the scales and biases of
-    normalisation layers. Everything else is frozen: it travels with the BatchNorm statistics.
+    Parameters are the singular values of every dense layer and of every convolution without groups, and the scales and
+    biases of normalisation layers. Everything else is frozen: it travels with the BatchNorm statistics.
 
     Args:
       network: from `split_module`.
@@ -102,9 +105,9 @@ def _unfactored(params: PyTree, state: PyTree, like: PyTree) -> PyTree:
     if not isinstance(like, dict):
         return state if params is None else params
     params, state = params or {}, state or {}
-    if "shift" not in params or "kernel" not in like:
+    if "values" not in params or "kernel" not in like:
         return {key: _unfactored(params.get(key), state.get(key), part) for key, part in like.items()}
     rows = state["down"]["kernel"]
-    scaled = jax.nn.relu(state["values"] + params["shift"])[:, None] * state["up"]["kernel"]
+    scaled = jax.nn.relu(params["values"])[:, None] * state["up"]["kernel"]
     kernel = (rows.reshape(-1, rows.shape[-1]) @ scaled).reshape(*rows.shape[:-1], -1)
     return {key: kernel if key == "kernel" else state["up"][key] for key in like}

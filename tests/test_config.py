@@ -13,7 +13,9 @@ from fip_jax.errors import UserError
 from fip_jax.models import MODELS, known_options
 from fip_jax.workdir import flatten
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = sorted(
+    path for path in (Path(__file__).parent.parent / "configs").glob("*.py") if path.stem != "sweep"
+)
 
 
 def config_with(key, value):
@@ -200,10 +202,19 @@ def settings_of(method):
     config = config_with("defense.name", method)
     config.defense.steps = 12
     config.defense.momentum = 0.5
-    config.defense.ft.learning_rate = 0.01
-    config.defense.ft_sam.update({"learning_rate": 0.02, "radius": 1.5, "adaptive": True})
+    config.defense.ft.update({"learning_rate": 0.01, "weight_decay": 0.005})
+    config.defense.ft_sam.update(
+        {"learning_rate": 0.02, "weight_decay": 0.01, "radius": 1.5, "adaptive": True}
+    )
     config.defense.fip.update(
-        {"learning_rate": 0.03, "eta_f": 0.25, "eta_r": 4.0, "num_probes": 3, "radius": 0.0}
+        {
+            "learning_rate": 0.03,
+            "weight_decay": 0.015,
+            "eta_f": 0.25,
+            "eta_r": 4.0,
+            "num_probes": 3,
+            "radius": 0.0,
+        }
     )
     return defense_settings(config)
 
@@ -212,7 +223,7 @@ def test_methods():
     for method, rate in (("ft", 0.01), ("ft_sam", 0.02), ("fip", 0.03)):
         found = settings_of(method)
         assert (found.learning_rate, found.num_steps, found.momentum) == (rate, 12, 0.5)
-        assert (found.weight_decay, found.warmup) == (0.0, 0.0)
+        assert (found.weight_decay, found.warmup) == (rate / 2, 0.0)
     found = settings_of("ft")
     assert (found.eta_f, found.eta_r, found.radius) == (0.0, 0.0, 0.0)
     found = settings_of("ft_sam")

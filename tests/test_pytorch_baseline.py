@@ -106,7 +106,7 @@ def test_a_step_is_the_same(case, name):
 
 
 def assert_shifts_agree(other, params, before):
-    """Shifts by layer; their order is that of the singular values, which have no sign."""
+    """Singular values by layer, from the largest down; the vectors have no sign."""
     flat = {
         "/".join(str(part.key) for part in path): (leaf, start)
         for (path, leaf), start in zip(
@@ -114,16 +114,18 @@ def assert_shifts_agree(other, params, before):
         )
     }
     ours = {
-        path.removesuffix("/shift").replace("/", "."): pair for path, pair in flat.items() if "shift" in path
+        path.removesuffix("/values").replace("/", "."): pair
+        for path, pair in flat.items()
+        if "values" in path
     }
-    theirs = {name.removesuffix(".shift"): t for name, t in other.params.items() if name.endswith("shift")}
+    theirs = {name.removesuffix(".values"): t for name, t in other.params.items() if name.endswith("values")}
     assert set(ours) == set(theirs)
     assert len(ours) > 5
     for name, tensor in theirs.items():
-        expected = np.asarray(ours[name][0])
-        assert np.abs(expected).max() > 1e-5
-        error = np.linalg.norm(tensor.detach().numpy() - expected)
-        assert error <= RTOL * np.linalg.norm(expected) + 1e-6, name
+        after, start = map(np.asarray, ours[name])
+        assert np.abs(after - start).max() > 1e-5
+        error = np.linalg.norm(tensor.detach().numpy() - after)
+        assert error <= RTOL * np.linalg.norm(after - start) + 1e-6 * np.linalg.norm(after), name
 
 
 @pytest.mark.parametrize("num_probes", [0, 1])

@@ -24,11 +24,11 @@ def case(x64):
 
 
 def shifted(params, seed=0):
-    """Parameters of a factorised network with every entry moved, the last singular values below zero."""
+    """Parameters of a factorised network with every entry moved, the last singular value of each layer below zero."""
     flat, unravel = ravel_pytree(params)
     moved = unravel(flat + 0.4 * np.random.default_rng(seed).standard_normal(flat.shape))
     return {
-        layer: {name: part.at[-1].set(-9) if name == "shift" else part for name, part in parts.items()}
+        layer: {name: part.at[-1].set(-9) if name == "values" else part for name, part in parts.items()}
         for layer, parts in moved.items()
     }
 
@@ -61,19 +61,19 @@ def test_every_network_can_be_factorised_and_folded(name):
     assert_trees_equal(folded[1], plain[2])
 
 
-def test_parameters_are_the_shifts_and_the_norms(case):
+def test_parameters_are_the_singular_values_and_the_norms(case):
     _, (_, params, _), _ = case
     # 3 x 3 x 3 -> 4 has rank 4, 3 x 3 x 4 -> 4 too, the dense layer 4 -> 3 has 3; two BatchNorms of 4 channels.
     assert sorted(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)) == [
-        "['conv1']['shift']",
-        "['conv2']['shift']",
-        "['linear']['shift']",
+        "['conv1']['values']",
+        "['conv2']['values']",
+        "['linear']['values']",
         "['norm1']['bias']",
         "['norm1']['scale']",
         "['norm2']['bias']",
         "['norm2']['scale']",
     ]
-    assert [params[layer]["shift"].shape for layer in ("conv1", "conv2", "linear")] == [(4,), (4,), (3,)]
+    assert [params[layer]["values"].shape for layer in ("conv1", "conv2", "linear")] == [(4,), (4,), (3,)]
 
 
 def test_folding_is_the_formula(case):
@@ -84,7 +84,7 @@ def test_folding_is_the_formula(case):
         kernel = np.asarray(params[layer]["kernel"])
         # The paper's matrix of a convolution: C_out by the rest.
         u, values, vt = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]).T, full_matrices=False)
-        scale = np.maximum(values + np.asarray(moved[layer]["shift"]), 0)
+        scale = np.maximum(values + np.asarray(moved[layer]["values"] - factored[layer]["values"]), 0)
         assert scale[-1] == 0
         expected = ((u * scale) @ vt).T.reshape(kernel.shape)
         np.testing.assert_allclose(found[layer]["kernel"], expected, rtol=RTOL, atol=1e-12)
