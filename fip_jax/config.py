@@ -105,30 +105,32 @@ def default_config() -> ConfigDict:
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
-    config.defense.ft = ConfigDict({"learning_rate": 0.1, "weight_decay": 0.0})
+    config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.05})
     config.defense.ft_sam = ConfigDict(
-        {"learning_rate": 0.1, "weight_decay": 0.0, "radius": 0.3, "adaptive": True}
+        {"learning_rate": 0.02, "weight_decay": 0.05, "radius": 0.3, "adaptive": True}
     )
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.1,
-            "weight_decay": 0.0,
+            "learning_rate": 0.02,
+            "weight_decay": 0.05,  # shrinks what the clean images do not hold up
             "eta_f": 1e-3,
-            "trace_limit": 0.3,  # times the norm of the loss's gradient
+            "trace_limit": 0.1,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
             "num_probes": 1,  # 0: the exact trace
             "eta_r": 0.0,
             "radius": 0.0,
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
-            "retain": 0.9,  # share of the suspicious network's answers in the loss, ...
+            "retain": 0.0,  # share of the suspicious network's answers in the loss, ...
             "retain_from": 0.5,  # ... after this fraction of the steps
             "temperature": 2.0,
         }
     )
     # Of the singular values, with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
-    config.defense.fast_fip.update({"learning_rate": 0.1, "num_probes": 0, "adaptive": False})
+    config.defense.fast_fip.update(
+        {"learning_rate": 0.1, "weight_decay": 0.0, "num_probes": 0, "adaptive": False}
+    )
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
