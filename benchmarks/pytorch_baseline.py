@@ -110,15 +110,10 @@ class Purification:
         logits = self._logits_fn(params, state, batch[0])
         return -functional.cross_entropy(logits, batch[1], reduction="none")
 
-    def _loss_fn(self, params, state, batch, guide, weight) -> torch.Tensor:
-        logits = functional_call(self._train, {**state, **params}, (batch[0],))
-        loss = functional.cross_entropy(logits, batch[1])
-        if guide is None:
-            return loss
-        t = self.settings.temperature
-        ours, theirs = (functional.log_softmax(x / t, dim=-1) for x in (logits, guide))
-        kl = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        return (1 - weight) * loss + weight * t**2 * kl
+    def _loss_fn(self, params, state, batch) -> torch.Tensor:
+        return functional.cross_entropy(
+            functional_call(self._train, {**state, **params}, (batch[0],)), batch[1]
+        )
 
     def _trace_fn(self, params: Tensors, state: Tensors, batch: Batch, noise: Any) -> torch.Tensor:
         """Tr F, estimated with the signs `noise`, or exactly; or what the official code has."""
@@ -159,12 +154,10 @@ class Purification:
             zip(params, torch.autograd.grad(value, list(params.values())), strict=True)
         ), value.detach()
 
-    def gradient_of_loss(self, batch: Batch, guide: torch.Tensor | None, retain: float) -> Any:
+    def gradient_of_loss(self, batch: Batch) -> Any:
         """(gradients in the order of `params`, loss); moves the running statistics."""
-        # A number would be compiled in, and its change at `retain_from` compile everything again.
-        weight = torch.full((), retain, device=batch[0].device)
         with rounding(self._rounded):
-            value = self._loss(self.params, self.state, batch, guide, weight)
+            value = self._loss(self.params, self.state, batch)
             return torch.autograd.grad(value, list(self.params.values())), value.detach()
 
     def gradient_of_trace(
@@ -185,21 +178,17 @@ class Purification:
         like = next(iter(self.params.values()))
         return torch.randint(0, 2, (num,), device=like.device).to(like.dtype) * 2 - 1
 
-    def step(self, batch: Batch, noise: Any, learning_rate: float, retain: float) -> Metrics:
-        """One step; `retain` is the weight of the suspicious network's answers in this step."""
+    def step(self, batch: Batch, noise: Any, learning_rate: float) -> Metrics:
+        """One step, with signs or noise as `noise_for` draws them."""
         settings, leaves = self.settings, list(self.params.values())
-        guide = None
-        if settings.retain:
-            with torch.no_grad(), rounding(self._rounded):
-                guide = self._logits({}, self._anchor, batch[0])
         # The trace takes the statistics from before this batch.
         before = {
             name: tensor.clone() if "running" in name else tensor for name, tensor in self.state.items()
         }
-        gradients, loss = self.gradient_of_loss(batch, guide, retain)
+        gradients, loss = self.gradient_of_loss(batch)
         away: Any = None
         if settings.radius:
-            gradients, away = self._at_sam_point(batch, guide, retain, gradients)
+            gradients, away = self._at_sam_point(batch, gradients)
         trace = torch.zeros(())
         if settings.eta_f:
             size = settings.trace_batch_size
@@ -216,7 +205,7 @@ class Purification:
             self._pull(settings.eta_r * learning_rate / (1 - settings.momentum))
         return Metrics(loss, trace)
 
-    def _at_sam_point(self, batch, guide, retain, gradients) -> tuple[Any, list[torch.Tensor]]:
+    def _at_sam_point(self, batch, gradients) -> tuple[Any, list[torch.Tensor]]:
         """Moves to the SAM point; gradients there, and the way back."""
         leaves = [parameter.detach() for parameter in self.params.values()]
         scales = [p.abs() if self.settings.adaptive else torch.ones_like(p) for p in leaves]
@@ -227,7 +216,7 @@ class Purification:
             torch._foreach_add_(leaves, away)
         buffers = [tensor for name, tensor in self.state.items() if "running" in name]
         kept = [tensor.clone() for tensor in buffers]
-        gradients, _ = self.gradient_of_loss(batch, guide, retain)
+        gradients, _ = self.gradient_of_loss(batch)
         torch._foreach_copy_(buffers, kept)  # statistics never see perturbed weights
         return gradients, away
 

@@ -104,11 +104,10 @@ def begin(
         return state._replace(params=plain, model_state=statistics)
 
     anchor = None
-    if settings.anchored:
-        diagonal = None
-        if settings.eta_r:
-            diagonal = _share_of_trace(config, settings, network, objective, params, model_state, data)
-        anchor = Anchor(params, diagonal, model_state)
+    if settings.eta_r:
+        anchor = Anchor(
+            params, _share_of_trace(config, settings, network, objective, params, model_state, data)
+        )
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(

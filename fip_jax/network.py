@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from fip_jax.objective import Objective, guided
+from fip_jax.objective import Objective
 from fip_jax.per_example import PyTree
 
 
@@ -154,8 +154,7 @@ def make_objective(network: Network | FunctionNetwork, *, batch_statistics: bool
             batch_statistics=batch_statistics,
             dropout_key=key if dropout else None,
         )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return guided(loss, logits, batch["guide"]) if "guide" in batch else loss, model_state
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), model_state
 
     def logits_fn(params, model_state, batch):
         return network(params, model_state, batch["image"])[0]

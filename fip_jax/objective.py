@@ -1,14 +1,10 @@
-r"""What a step descends: the loss, the trace of the Fisher matrix, and the answers of the suspicious network.
+r"""What a step descends: the loss, the trace of the Fisher matrix, and the distance from the suspicious network.
 
-.. math:: L(\theta) = (1 - w)\, \mathrm{CE}(\theta) + w\, T^2\, \mathrm{KL}(\theta) + \eta_F \mathrm{Tr} F(\theta)
+.. math:: L(\theta) = \mathrm{CE}(\theta) + \eta_F \mathrm{Tr} F(\theta)
           + \frac{\eta_r}{2} \sum_i \bar F_{ii} (\theta_i - \bar\theta_i)^2
 
 with the anchor :math:`\bar\theta` (the suspicious network) and the diagonal :math:`\bar F` of its Fisher matrix. All
 terms but CE zero: fine-tuning (FT). A radius: FT-SAM. The Fisher terms: FIP.
-
-KL is the mean over the batch of the divergence from the suspicious network's probabilities, both at temperature T.
-It is not in the paper; of its quadratic picture around the anchor the :math:`\eta_r` term is the diagonal. That picture
-holds near the anchor alone, and removing a backdoor takes a walk far away from it.
 
 Where SAM and `trace_limit` are in use, the step follows no gradient of L itself: it takes the gradients of loss and
 trace where SAM looks, and shortens the latter to a multiple of the former.
@@ -48,9 +44,6 @@ class Settings:
       num_probes: probes of the trace estimate in each step; 0 for the exact trace.
       trace_batch_size: examples of each batch that the trace is estimated on; None for all.
       true_fisher: whether the labels in the Fisher terms are drawn from the network, in place of the data's.
-      retain: w, share of the suspicious network's answers in the loss, in [0, 1].
-      retain_from: fraction of the steps after which `retain` begins.
-      temperature: T, of these answers.
       axis: of the devices that each batch is spread over (see `parallel`); None for one device.
       precision: of the loss (see `precision`); the Fisher terms are always float32.
     """
@@ -68,48 +61,18 @@ class Settings:
     num_probes: int = 1
     trace_batch_size: int | None = None
     true_fisher: bool = False
-    retain: float = 0.0
-    retain_from: float = 0.0
-    temperature: float = 1.0
     axis: str | None = None
     precision: str = "float32"
-
-    @property
-    def anchored(self) -> bool:
-        """Whether the step looks back at the suspicious network."""
-        return bool(self.eta_r or self.retain)
-
-
-class Guide(NamedTuple):
-    """What the suspicious network says of a batch; in a batch, a dict, under the key "guide".
-
-    Attributes:
-      logits: `[N, num_classes]`.
-      weight: scalar, w.
-      temperature: T.
-    """
-
-    logits: jax.Array
-    weight: jax.Array
-    temperature: float
-
-
-def guided(loss: jax.Array, logits: jax.Array, guide: Guide) -> jax.Array:
-    """The mean loss of a batch, mixed with the divergence of `logits` from the guide's."""
-    log_probs, log_targets = (jax.nn.log_softmax(x / guide.temperature) for x in (logits, guide.logits))
-    divergence = optax.losses.kl_divergence_with_log_targets(log_probs, log_targets).mean()
-    return (1 - guide.weight) * loss + guide.weight * guide.temperature**2 * divergence
 
 
 class Objective(NamedTuple):
     """The network as the step sees it.
 
     Attributes:
-      loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch, `guided` where
-        the batch has a guide.
+      loss_fn: `(params, model_state, batch, key) -> (scalar, model_state)`, the mean loss of a batch.
       log_probs_fn: `(params, model_state, batch) -> [N]`, the log-likelihood of each example's label, with the running
         statistics of `model_state`; each depends on its own example alone.
-      logits_fn: `(params, model_state, batch) -> [N, num_classes]`, with the running statistics; for `retain` and
+      logits_fn: `(params, model_state, batch) -> [N, num_classes]`, with the running statistics; for
         `true_fisher`, whose batches have to be dicts with the key "label".
     """
 
@@ -137,13 +100,11 @@ class Anchor(NamedTuple):
 
     Attributes:
       params: its parameters.
-      fisher_diagonal: of its Fisher matrix, a pytree like `params`; None without the eta_r term.
-      model_state: its BatchNorm statistics; needed for `retain`.
+      fisher_diagonal: of its Fisher matrix, a pytree like `params`.
     """
 
     params: PyTree
     fisher_diagonal: PyTree
-    model_state: PyTree = None
 
 
 # `(objective, settings, params, model_state, examples, key) -> scalar`; over several devices (`settings.axis`) their
@@ -213,31 +174,11 @@ def gradient(
         return Gradient(result, loss, jnp.zeros_like(loss), jnp.zeros((), bool), new_state)
 
     count = settings.trace_batch_size and settings.trace_batch_size // parallel.size(settings.axis)
-    examples = jax.tree.map(lambda leaf: leaf[:count], without_guide(batch))
+    examples = jax.tree.map(lambda leaf: leaf[:count], batch)
     found = jax.value_and_grad(lambda p: penalty(objective, settings, p, model_state, examples, probe_key))
     trace, smoothing = parallel.mean(in_float32(found)(params), settings.axis)
     result, limited = add_smoothing(result, smoothing, settings)
     return Gradient(result, loss, trace, limited, new_state)
-
-
-def with_guide(
-    objective: Objective, settings: Settings, anchor: Anchor | None, batch: PyTree, step: jax.Array
-) -> PyTree:
-    """The batch with what the suspicious network says of it, where `retain` asks for that."""
-    if not settings.retain:
-        return batch
-    assert anchor is not None
-    with jax.default_matmul_precision(settings.precision):
-        logits = objective.logits(anchor.params, anchor.model_state, batch)
-    begun = step >= round(settings.retain_from * settings.num_steps)
-    return {**batch, "guide": Guide(logits, jnp.where(begun, settings.retain, 0.0), settings.temperature)}
-
-
-def without_guide(batch: PyTree) -> PyTree:
-    """The batch as it was before `with_guide`."""
-    if isinstance(batch, dict):
-        return {key: part for key, part in batch.items() if key != "guide"}
-    return batch
 
 
 def add_smoothing(

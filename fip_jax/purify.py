@@ -15,7 +15,6 @@ from fip_jax.objective import (
     Settings,
     gradient,
     trace_of_fisher,
-    with_guide,
 )
 from fip_jax.per_example import PyTree
 
@@ -134,7 +133,7 @@ def make_step(
 
     Returns:
       A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
-      `anchor` is used where `settings.anchored` and may be None otherwise.
+      `anchor` is used where `settings.eta_r` and may be None otherwise.
     """
     tx = tx or optimizer(settings)
     rate = schedule(settings)
@@ -142,7 +141,6 @@ def make_step(
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
         draw_key, step_key = jax.random.split(state.key)
         batch = parallel.share(draw(draw_key, state.step, data), settings.axis)
-        batch = with_guide(objective, settings, anchor, batch, state.step)
         key = jax.random.fold_in(step_key, state.step)
         found = gradient(objective, settings, state.params, state.model_state, batch, key, penalty)
         updates, opt_state = tx.update(found.total, state.opt_state, state.params)

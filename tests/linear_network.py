@@ -14,7 +14,6 @@ OPTIONS = {
     "eta_f": 0.05,
     "eta_r": 2.0,
     "radius": 0.1,
-    "retain": 0.5,
 }
 
 

@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from oracles import assert_trees_close, conv_net, dense_fisher, make_log_prob_fn, mlp, over_batch
-from scipy.special import log_softmax, softmax
 
-from fip_jax import defend, fisher, purify
+from fip_jax import defend, fisher
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
 from fip_jax.network import make_objective
 from fip_jax.objective import (
-    Anchor,
-    Guide,
     Objective,
     Settings,
     gradient,
-    guided,
     trace_of_fisher,
-    with_guide,
 )
 
 KEY = jax.random.key(5)
@@ -85,56 +80,6 @@ def test_another_penalty_takes_the_place_of_the_trace(x64):
     assert_trees_close(found.total, expected, 1e-12, 1e-12)
 
 
-def test_guided_loss_by_hand(x64):
-    rng = np.random.default_rng(0)
-    student, teacher = rng.normal(size=(2, 5, 3))
-    p = softmax(teacher / 3, axis=1)
-    divergence = (p * (np.log(p) - log_softmax(student / 3, axis=1))).sum(axis=1).mean()
-    found = guided(jnp.float64(0.7), jnp.asarray(student), Guide(jnp.asarray(teacher), jnp.float64(0.4), 3.0))
-    np.testing.assert_allclose(found, 0.6 * 0.7 + 0.4 * 9 * divergence, rtol=1e-12)
-
-
-def test_the_guide_is_the_suspicious_network_and_comes_in_late(x64):
-    network, params, model_state, batch = conv_net()
-    objective = make_objective(network, batch_statistics=False, dropout=False)
-    anchor = Anchor(params, None, model_state)
-    chosen = settings(retain=0.8, retain_from=0.25, temperature=2.0)  # 10 steps: from step round(2.5) = 2
-    logits, _ = network(params, model_state, batch["image"])
-    for step, weight in ((0, 0.0), (1, 0.0), (2, 0.8), (9, 0.8)):
-        found = with_guide(objective, chosen, anchor, batch, jnp.int32(step))
-        np.testing.assert_allclose(found["guide"].logits, logits, rtol=1e-12)
-        assert (float(found["guide"].weight), found["guide"].temperature) == (weight, 2.0)
-    # At the suspicious network itself only the data's share of the loss has a gradient.
-    plain = gradient(objective, chosen, params, model_state, batch, KEY)
-    late = with_guide(objective, chosen, anchor, batch, jnp.int32(5))
-    found = gradient(objective, chosen, params, model_state, late, KEY)
-    assert_trees_close(found.total, jax.tree.map(lambda g: (1 - 0.8) * g, plain.total), 1e-9, 1e-12)
-    assert with_guide(objective, settings(), anchor, batch, jnp.int32(5)) is batch
-
-
-def test_retaining_alone_stays_at_the_anchor(x64):
-    network, params, model_state, batch = unsure(5)
-    chosen = settings(retain=1.0, learning_rate=0.01, momentum=0.9, num_steps=200)
-    step = purify.make_step(
-        make_objective(network, batch_statistics=False, dropout=False), chosen, lambda key, step, data: data
-    )
-    anchor = Anchor(params, None, model_state)
-
-    def logits_after(params, num_steps):
-        state = purify.init_state(chosen, params, model_state, KEY)
-        state = purify.run(step, state, anchor, batch, num_steps)
-        return network(state.params, state.model_state, batch["image"])[0]
-
-    expected, _ = network(params, model_state, batch["image"])
-    np.testing.assert_allclose(logits_after(params, 3), expected, atol=1e-9)
-    rng = np.random.default_rng(0)
-    away = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
-    far, near = (
-        np.abs(softmax(logits_after(away, n), axis=1) - softmax(expected, axis=1)).max() for n in (0, 200)
-    )
-    assert near < 0.2 * far
-
-
 def test_true_fisher_by_expectation(x64):
     """Over the network's own labels the trace is sum_y p(y) ||grad log p(y)||^2."""
     network, params, model_state, batch = unsure(4)
@@ -182,8 +127,4 @@ def test_the_anchor_holds_shares_of_the_trace(true_fisher):
         jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / b.max()), found, share))
     )
     assert (distance > 0.01) if true_fisher else (distance < 1e-4)
-    assert (
-        defend.begin(configured(eta_r=0.0), network, params, model_state, clean).anchor.model_state
-        is not None
-    )
-    assert defend.begin(configured(eta_r=0.0, retain=0.0), network, params, model_state, clean).anchor is None
+    assert defend.begin(configured(eta_r=0.0), network, params, model_state, clean).anchor is None

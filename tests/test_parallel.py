@@ -22,10 +22,10 @@ TOLERANCE = 300 * float(np.finfo(np.float32).eps)
 METHODS = {
     "ft": {},
     "ft_sam": {"radius": 0.3},
-    # Every term is there and weighs something; the guide comes in with the second step.
-    "fip": {"eta_f": 0.02, "eta_r": 3.0, "radius": 0.1, "retain": 0.5, "retain_from": 0.3},
+    # Every term is there and weighs something.
+    "fip": {"eta_f": 0.02, "eta_r": 3.0, "radius": 0.1},
     "fip_exact": {"eta_f": 0.02, "num_probes": 0, "true_fisher": True},
-    "fast_fip": {"eta_f": 0.02, "retain": 0.5, "learning_rate": 0.1},
+    "fast_fip": {"eta_f": 0.02, "learning_rate": 0.1},
 }
 
 

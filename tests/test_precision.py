@@ -14,7 +14,7 @@ from fip_jax.network import make_objective
 from fip_jax.objective import Anchor, Settings
 from fip_jax.smoothness import Smoothness
 
-TERMS = {"eta_f": 0.1, "radius": 0.1, "retain": 0.5, "trace_batch_size": 4}
+TERMS = {"eta_f": 0.1, "radius": 0.1, "trace_batch_size": 4}
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,6 @@ SETTINGS = {
         "trace_batch_size": 8,
         "eta_r": 2.0,
         "radius": 0.1,
-        "retain": 0.6,
-        "temperature": 2.0,
     },
     "fip_exact": {"eta_f": 0.001, "num_probes": 0, "trace_batch_size": 8},
     "fast_fip": {"eta_f": 0.001, "num_probes": 0, "trace_batch_size": 8},
@@ -85,7 +83,7 @@ def test_a_step_is_the_same(case, name):
         chosen,
         {key: torch.full_like(tensor, 0.7) for key, tensor in module.named_parameters()},
     )
-    loss, trace = other.step(theirs, signs_of_first_step(8), 0.05, chosen.retain)
+    loss, trace = other.step(theirs, signs_of_first_step(8), 0.05)
     np.testing.assert_allclose(float(loss), metrics.loss, rtol=1e-5)
     np.testing.assert_allclose(float(trace), metrics.trace, rtol=RTOL)
     assert float(metrics.applied)

@@ -43,7 +43,9 @@ Choice = tuple[str, Settings]
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on.
 
-    The CSV holds more rows than these: settings that were given up after a network or two.
+    The CSV holds more rows than these: settings that were given up after a network or two, and those of a term that is
+    no longer there, `retain`: the divergence from the suspicious network's answers to the clean images as a share of
+    the loss, after some of the steps. It gave back accuracy without weight decay, and backdoors; with it, nothing.
     """
     for choices, networks in ((without_decay(), FIRST), (with_decay(), TUNED_ON)):
         for method, changed in choices:
@@ -59,33 +61,12 @@ def _choice(method: str, rate: float, decay: float, **changes: Any) -> Choice:
 
 
 def without_decay() -> Iterator[Choice]:
-    """The first round: learning rates, trace and SAM, with the suspicious network's answers to give back accuracy."""
-
-    def fip(rate: float, /, method: str = "fip", **changes: Any) -> Choice:
-        return _choice(
-            method, rate, 0.0, **({"trace_limit": 0.1, "retain": 0.9, "retain_from": 0.3} | changes)
-        )
-
-    for rate, limit in ((0.1, 0.3), (0.1, 0.0), (0.07, 0.3), (0.05, 0.3), (0.05, 0.1), (0.05, 0.0)):
-        yield fip(rate, trace_limit=limit)
-    changes: dict[str, Any]
-    for changes in (
-        {"retain_from": 0.5},
-        {"retain": 0.5},
-        {"eta_r": 5.0},
-        {"radius": 0.3},
-        {"true_fisher": True},
-        {"retain": 0.0, "eta_r": 20.0},
-    ):
-        yield fip(0.1, trace_limit=0.3, **changes)
+    """The first round: learning rates, SAM, and FIP in the paper's form."""
     for rate in (0.05, 0.1):
         yield _choice("ft", rate, 0.0)
     for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3)):
         yield _choice("ft_sam", rate, 0.0, radius=radius)
-    for rate in (0.1, 0.3, 0.5):
-        yield fip(rate, method="fast_fip")
-    for value in (1e-2, 1.0):
-        yield fip(0.05, method="fip_noise", eta_f=value)
+    yield _choice("fip", 0.1, 0.0, trace_limit=0.3, eta_r=20.0)
 
 
 def with_decay() -> Iterator[Choice]:
@@ -98,7 +79,7 @@ def with_decay() -> Iterator[Choice]:
         (0.02, 0.02, 0.3),
         (0.02, 0.05, 0.1),
     ):
-        yield _choice("fip", rate, decay, trace_limit=limit, retain=0.0, radius=0.0)
+        yield _choice("fip", rate, decay, trace_limit=limit, radius=0.0)
 
 
 def main() -> Iterator[Run]:
@@ -126,7 +107,6 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__radius": (0.1, 0.3, 1.0),
     "fip__learning_rate": (0.005, 0.01, 0.05),
     "fip__weight_decay": (0.0, 0.02, 0.1),
-    "fip__retain": (0.5, 0.9),
     "fip__true_fisher": (True,),
     "fip__num_probes": (0, 4),
     "batch_statistics": (False,),

@@ -29,7 +29,6 @@ class Step(NamedTuple):
       labels: int32 `[N]`.
       noise: signs of the examples `[n]`, for the official term Gaussian noise for every parameter, else None.
       learning_rate: of this step.
-      retain: weight of the suspicious network's answers.
       loss: before the update.
       trace: before the update.
       update: what was added to each parameter.
@@ -39,22 +38,20 @@ class Step(NamedTuple):
     labels: np.ndarray
     noise: np.ndarray | Arrays | None
     learning_rate: float
-    retain: float
     loss: float
     trace: float
     update: Arrays
 
 
 def take_step(work: Workload, start: defend.Start) -> Step:
-    """The first step of our side, as if it were the one in which the suspicious network's answers come in."""
+    """The first step of our side."""
     config = configure(work)
     settings = defense_settings(config)
     first = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start.state)
-    number = jnp.asarray(round(settings.retain_from * settings.num_steps), jnp.int32)
     draw_key, step_key = jax.random.split(first.key)
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
-    batch = draw(draw_key, number, start.data)
-    probe_key = jax.random.split(jax.random.fold_in(step_key, number))[1]
+    batch = draw(draw_key, first.step, start.data)
+    probe_key = jax.random.split(jax.random.fold_in(step_key, first.step))[1]
     before = _named(start.restore(first).params)
     noise: Any = None
     if work.row == "official":
@@ -62,14 +59,13 @@ def take_step(work: Workload, start: defend.Start) -> Step:
     elif settings.eta_f and settings.num_probes:
         count = min(settings.trace_batch_size or len(batch["label"]), len(batch["label"]))
         noise = np.asarray(jax.random.rademacher(probe_key, (count,), jnp.float32))
-    after, metrics = start.step_fn(first._replace(step=number), start.anchor, start.data)
+    after, metrics = start.step_fn(first, start.anchor, start.data)
     moved = _named(start.restore(after).params)
     return Step(
         np.asarray(batch["image"]),
         np.asarray(batch["label"]),
         noise,
         settings.learning_rate,
-        settings.retain,
         float(metrics.loss),
         float(metrics.trace),
         {name: array - before[name] for name, array in moved.items()},
@@ -133,7 +129,7 @@ def _theirs(given: Step, purification: Any) -> dict[str, Any]:
         noise = put(noise)
     start = purification.snapshot()
     before = weights()
-    metrics = purification.step((images, labels), noise, given.learning_rate, given.retain)
+    metrics = purification.step((images, labels), noise, given.learning_rate)
     after = weights()
     purification.restore(start)
     return {

@@ -74,15 +74,13 @@ def _walk(work: Workload, purification: baseline.Purification) -> Any:
     """A function that takes the steps from one number to another, with the schedules of the method."""
     settings, draw = purification.settings, _batches(work)
     rates = [float(schedule(settings)(step)) for step in range(settings.num_steps + 1)]
-    begin = round(settings.retain_from * settings.num_steps)
     batch_size = min(configure(work).defense.batch_size, work.num_clean)
     traced = min(settings.trace_batch_size or batch_size, batch_size)
 
     def walk(first: int, last: int) -> None:
         for step in range(first, last):
             noise = purification.noise_for(traced) if settings.eta_f else None
-            step = min(step, settings.num_steps)
-            purification.step(draw(), noise, rates[step], settings.retain if step >= begin else 0.0)
+            purification.step(draw(), noise, rates[min(step, settings.num_steps)])
         wait()
 
     return walk
