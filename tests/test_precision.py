@@ -11,7 +11,7 @@ from fip_jax import eigen, purify, spectral, spectrum
 from fip_jax.config import check_config, default_config, defense_settings, victim_settings
 from fip_jax.errors import UserError
 from fip_jax.network import make_objective
-from fip_jax.objective import Anchor, Settings
+from fip_jax.objective import Settings
 from fip_jax.smoothness import Smoothness
 
 TERMS = {"eta_f": 0.1, "radius": 0.1, "trace_batch_size": 4}
@@ -46,9 +46,7 @@ def of_a_step(case, **changes):
     objective = make_objective(network, batch_statistics=True, dropout=False)
     step = purify.make_step(objective, settings, lambda key, step, data: data)
     state = purify.init_state(settings, params, model_state, jax.random.key(0))
-    program = jax.make_jaxpr(lambda *arguments: step(*arguments))(
-        state, Anchor(params, None, model_state), batch
-    )
+    program = jax.make_jaxpr(lambda *arguments: step(*arguments))(state, None, batch)
     return products(program)
 
 

@@ -73,7 +73,7 @@ def test_a_step_is_the_same(case, name):
     objective = make_objective(network, batch_statistics=True, dropout=False)
     step = purify.make_step(objective, chosen, lambda key, step, data: data)
     state = purify.init_state(chosen, params, model_state, KEY)
-    state, metrics = step(state, Anchor(params, diagonal, model_state), batch)
+    state, metrics = step(state, Anchor(params, diagonal), batch)
     found = state.params, state.model_state
     if fast:
         found = spectral.fold(*found, plain)
