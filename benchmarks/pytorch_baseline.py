@@ -92,11 +92,15 @@ class Purification:
         self.params = {name: everything[name] for name in names}
         self.state = {name: tensor.detach() for name, tensor in everything.items() if name not in names}
         self._anchor = {name: tensor.detach().clone() for name, tensor in everything.items()}
+        groups = [
+            {
+                "params": [p for p in self.params.values() if (p.ndim > 1) == kernels],
+                "weight_decay": settings.weight_decay if kernels else 0.0,
+            }
+            for kernels in (True, False)
+        ]
         self._optimizer = torch.optim.SGD(
-            self.params.values(),
-            settings.learning_rate,
-            settings.momentum,
-            weight_decay=settings.weight_decay,
+            [group for group in groups if group["params"]], settings.learning_rate, settings.momentum
         )
         wrap = torch.compile if compiled else (lambda fn: fn)
         self._loss = wrap(self._loss_fn)
@@ -199,7 +203,8 @@ class Purification:
                 torch._foreach_sub_(leaves, away)
         for parameter, gradient in zip(leaves, gradients, strict=True):
             parameter.grad = gradient
-        self._optimizer.param_groups[0]["lr"] = learning_rate
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
         self._optimizer.step()
         if settings.eta_r:
             self._pull(settings.eta_r * learning_rate / (1 - settings.momentum))

@@ -112,7 +112,7 @@ def default_config() -> ConfigDict:
     config.defense.fip = ConfigDict(
         {
             "learning_rate": 0.02,
-            "weight_decay": 0.05,  # shrinks what the clean images do not hold up
+            "weight_decay": 0.05,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
@@ -125,9 +125,8 @@ def default_config() -> ConfigDict:
     )
     # Of the singular values, with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
-    config.defense.fast_fip.update(
-        {"learning_rate": 0.1, "weight_decay": 0.0, "num_probes": 0, "adaptive": False}
-    )
+    config.defense.fast_fip.update({"learning_rate": 0.1, "num_probes": 0, "adaptive": False})
+    del config.defense.fast_fip.weight_decay  # it has no kernels to shrink
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over

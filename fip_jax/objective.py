@@ -33,7 +33,7 @@ class Settings:
     Attributes:
       learning_rate: peak learning rate of SGD.
       momentum: of SGD (heavy ball), in [0, 1).
-      weight_decay: L2 coefficient added to the gradient.
+      weight_decay: L2 coefficient, for leaves of more than one axis: kernels, and no biases or scales.
       num_steps: length of the run; the schedule ends there.
       warmup: fraction of the steps over which the learning rate rises linearly from zero.
       eta_f: weight of the trace of the Fisher matrix.

@@ -79,9 +79,14 @@ def schedule(settings: Settings) -> optax.Schedule:
 def optimizer(settings: Settings) -> optax.GradientTransformation:
     """SGD with heavy-ball momentum on the gradient plus weight decay."""
     sgd = optax.sgd(schedule(settings), settings.momentum or None)
-    return (
-        optax.chain(optax.add_decayed_weights(settings.weight_decay), sgd) if settings.weight_decay else sgd
-    )
+    if not settings.weight_decay:
+        return sgd
+    return optax.chain(optax.add_decayed_weights(settings.weight_decay, _kernels), sgd)
+
+
+def _kernels(params: PyTree) -> PyTree:
+    """True for the leaves that weight decay shrinks. Scales and biases, which have one axis, it would only cripple."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
 def init_state(

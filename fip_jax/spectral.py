@@ -6,9 +6,7 @@ for a dense layer and for a convolution (`C_out` by `C_in k k`) alike. The facto
 convolution with the rows of :math:`V^\top`, a scale of each channel, and a dense layer U over the channels. So no
 gradient of a kernel is ever taken, and the gradient of a shift for one example is a product summed over positions.
 
-What the optimiser holds is :math:`\sigma + \delta`. Gradients and Fisher matrix are those of the shifts, and weight
-decay is that of the kernels, whose squared norm is the sum of the squared values; of the shifts it would be a pull to
-the suspicious network.
+What the optimiser holds is :math:`\sigma + \delta`, whose gradients and Fisher matrix are those of the shifts.
 
 Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863, "Fast FIP".
 """

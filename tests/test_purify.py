@@ -81,7 +81,10 @@ def test_fine_tuning_is_sgd_by_hand(x64, momentum, weight_decay):
     expected, velocity = params, jax.tree.map(jnp.zeros_like, params)
     # Warm-up 0, 1/2; then the cosine (1 + cos(pi k / 8)) / 2 at k = 0 and 1.
     for rate in (0.0, 0.05, 0.1, 0.1 * (1 + np.cos(np.pi / 8)) / 2):
-        grad = jax.tree.map(lambda g, p: g + weight_decay * p, grad_fn(expected), expected)
+        # Kernels shrink, biases do not.
+        grad = jax.tree.map(
+            lambda g, p: g + weight_decay * p if p.ndim == 2 else g, grad_fn(expected), expected
+        )
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grad)
         expected = jax.tree.map(lambda p, v, rate=rate: p - rate * v, expected, velocity)
     assert_trees_close(state.params, expected, TOLERANCE, TOLERANCE)
@@ -195,12 +198,12 @@ def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
 
 
 def test_every_setting_changes_the_result():
-    params, examples = {"t": jnp.array([1.0, -2.0])}, jnp.array([[1.0, 0.5], [2.0, -1.0], [0.3, 2.0]])
+    params, examples = {"t": jnp.array([[1.0, -2.0]])}, jnp.array([[1.0, 0.5], [2.0, -1.0], [0.3, 2.0]])
     objective = Objective(
-        lambda p, s, batch, key: ((p["t"] ** 2 * jnp.array([1.0, 3.0])).sum(), s),
-        lambda p, s, batch: batch @ jnp.sin(p["t"]),
+        lambda p, s, batch, key: ((p["t"] ** 2 * jnp.array([[1.0, 3.0]])).sum(), s),
+        lambda p, s, batch: batch @ jnp.sin(p["t"][0]),
     )
-    anchor = Anchor({"t": jnp.ones(2)}, {"t": jnp.ones(2)})
+    anchor = Anchor({"t": jnp.ones((1, 2))}, {"t": jnp.ones((1, 2))})
     changes = [{}, {"eta_f": 0.1}, {"eta_r": 0.1}, {"radius": 0.1}, {"radius": 0.1, "adaptive": True}]
     changes += [
         {"weight_decay": 0.1},

@@ -22,7 +22,7 @@ NUM, CLASSES, WIDTH, SIZE = 16, 5, 4, 32
 RTOL = 2e-3
 KEY = jax.random.key(0)
 SETTINGS = {
-    "ft": {},
+    "ft": {"weight_decay": 0.2},
     "ft_sam": {"radius": 0.3, "adaptive": True},
     "fip": {
         "eta_f": 0.01,
