@@ -142,6 +142,14 @@ class Workdir:
         self._results["seconds"] = self.seconds()
         write_json(self.path / "checkpoints" / "results.json", self._results)
 
+    def spend(self, part: str, seconds: float) -> None:
+        """Adds to the seconds of a part of the run, over all its starts; on disk with the next `save`."""
+        self._results[f"seconds_{part}"] = self.spent(part) + seconds
+
+    def spent(self, part: str) -> float:
+        """Seconds of a part of the run so far."""
+        return self._results.get(f"seconds_{part}", 0.0)
+
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON-like result called `name`: from disk if it was computed before, else computed and kept."""
         if name not in self._results:
