@@ -215,7 +215,9 @@ def check_config(config: ConfigDict) -> None:
     for key in ("seed", "defense.seed"):
         _expect(config, key, lambda value: 0 <= value < 2**32, "a number from 0 to below 2**32")
     _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
-    _expect(config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last")
+    _expect(
+        config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last"
+    )
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":

@@ -1,8 +1,8 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
-import functools
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import purify, suspect
+from fip_jax import over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
@@ -20,8 +20,9 @@ from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
 from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
-from fip_jax.phase import Measure
-from fip_jax.progress import console
+from fip_jax.over_time import OverTime
+from fip_jax.phase import Measure, Row
+from fip_jax.progress import Task, console
 from fip_jax.report import figures, html, text
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
@@ -83,9 +84,10 @@ def _story(
     config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
 ) -> dict[str, Any]:
     predict = make_predict(fresh.network)
+    sharpness = OverTime(config, fresh, material.test, workdir)
 
-    def measure(state: Suspect | purify.State, material: Material = material) -> dict[str, float | None]:
-        return _rates(predict, state, material, config.report.eval_images)
+    def measure(state: Suspect | purify.State, material: Material = material) -> Row:
+        return _rates(predict, state, material, config.report.eval_images) | sharpness(state)
 
     victim = fresh
     if not config.victim.checkpoint:
@@ -101,16 +103,24 @@ def _story(
             material.poisoned,
         )
     analysis = Analysis(config, fresh, material.test)
-    before = workdir.once("victim", lambda: _rates(predict, victim, material))
+    before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     summary = _begun_summary(config, material, victim, before)
     if config.mode == "inspect":
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
     else:
         summary |= _purify(
-            config, workdir, material, victim, before, functools.partial(measure, material=material), analysis
+            config,
+            workdir,
+            material,
+            victim,
+            before,
+            _sparing(config, predict, material, sharpness),
+            analysis,
         )
-    summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
+    if measured := over_time.account(workdir):
+        summary["over_time"] = measured
+    summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
     html.write(workdir.path, summary, command)
     # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
@@ -132,7 +142,7 @@ def _purify(
     purified = purify_suspect(config, victim, material.clean, workdir, measure)
     console.print("inspect the purified network")
     predict = make_predict(purified.suspect.network)
-    after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
+    after = workdir.once("purified", lambda: _all_rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: analysis.brief(purified.suspect))
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
@@ -143,6 +153,18 @@ def _purify(
         "skipped_steps": purified.num_skipped,
         "defense": config.defense.name,
     }
+
+
+def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:
+    """What is measured of a purification: rates in every row, sharpness in so many as are asked for."""
+    options, every = config.smoothness.over_time, config.report.eval_every
+    due = over_time.at_most(options.points, config.defense.steps, every)
+
+    def measure(state: purify.State) -> Row:
+        row: Row = _rates(predict, state, material, config.report.eval_images)
+        return row | sharpness(state) if due(int(state.step)) else row
+
+    return measure
 
 
 def _begun_summary(
@@ -169,10 +191,20 @@ def _check_unchanged(source: Foreign, workdir: Workdir) -> None:
 
 
 def _rates(
-    predict: Predict, network: Suspect | purify.State, material: Material, limit: int | None = None
-) -> dict[str, float | None]:
-    found = rates(predict, network.params, network.model_state, material.test, material.triggered, limit)
-    return found._asdict()
+    predict: Predict,
+    network: Suspect | purify.State,
+    material: Material,
+    limit: int | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Row:
+    trees = network.params, network.model_state
+    return rates(predict, *trees, material.test, material.triggered, limit, on_images)._asdict()
+
+
+def _all_rates(predict: Predict, network: Suspect, material: Material) -> Row:
+    count = len(material.test.labels) + (len(material.triggered.labels) if material.triggered else 0)
+    with Task("evaluate on all test images", count, brief=True) as task:
+        return _rates(predict, network, material, None, task.update)
 
 
 def _attack(config: ConfigDict, victim: Suspect) -> str:

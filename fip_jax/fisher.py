@@ -13,6 +13,8 @@ Source: Karim et al. (2024), "Fisher Information guided Purification against Bac
 https://arxiv.org/abs/2409.00863.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -128,7 +130,7 @@ def gram(first: PyTree, second: PyTree) -> jax.Array:
       `[n, m]`.
     """
     parts = jax.tree.map(lambda a, b: a.reshape(len(a), -1) @ b.reshape(len(b), -1).T, first, second)
-    return sum(jax.tree.leaves(parts), start=jnp.zeros(()))
+    return functools.reduce(jnp.add, jax.tree.leaves(parts))
 
 
 def product(

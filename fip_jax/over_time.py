@@ -20,13 +20,12 @@ from fip_jax import spectrum
 from fip_jax.analysis import finite
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
+from fip_jax.phase import Row
 from fip_jax.purify import State
 from fip_jax.smoothness import FisherSpectrum, Smoothness
 from fip_jax.suspect import Suspect
 from fip_jax.timing import Lap
 from fip_jax.workdir import MetricsLog, Workdir
-
-Row = dict[str, float | bool | None]
 
 PHASES = ("victim", "purify")
 _PART = "over_time"  # of the run's seconds
@@ -108,20 +107,22 @@ def at_most(points: int, num_steps: int, every: int) -> Callable[[int], bool]:
 
 
 def account(workdir: Workdir) -> dict[str, Any]:
-    """What it came to: measurements, those without convergence, seconds (with compiling), and their share of the run's.
-
-    Nothing where nothing was measured.
-    """
+    """`{"points": measurements, "not_converged": those without convergence}`; empty where nothing was measured."""
     log = MetricsLog(workdir.path / "metrics.jsonl")
     rows = [row for phase in PHASES for row in log.rows(phase) if "trace_fisher" in row]
     if not rows:
         return {}
-    seconds = workdir.spent(_PART)
     return {
-        "over_time": {
-            "points": len(rows),
-            "not_converged": sum(row.get("lambda_max_hessian_converged") is False for row in rows),
-            "seconds": seconds,
-            "share": seconds / workdir.seconds()["total"],
-        }
+        "points": len(rows),
+        "not_converged": sum(row.get("lambda_max_hessian_converged") is False for row in rows),
     }
+
+
+def seconds(workdir: Workdir) -> dict[str, float]:
+    """The run's seconds so far, with those of these measurements (with compiling) and their share of it.
+
+    Only the run's, where nothing was measured.
+    """
+    run = workdir.seconds()
+    spent = workdir.spent(_PART)
+    return run | ({"over_time": spent, "over_time_share": spent / run["total"]} if spent else {})

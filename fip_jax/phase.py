@@ -1,7 +1,7 @@
 """A stretch of steps that survives a crash: checkpoints, metrics and progress around `purify.run`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from fip_jax.progress import Task
 from fip_jax.timing import Lap, every
 from fip_jax.workdir import MetricsLog, Workdir
 
-Measure = Callable[[purify.State], dict[str, float | None]]
+Row = dict[str, Any]  # columns of `metrics.jsonl`: numbers, truth values and None
+Measure = Callable[[purify.State], Row]
 
 
 # Columns that are means over the applied steps since the row before.
 MEANS = ("loss", "trace", "limited")
+# What a person sees of a row while the phase runs, where it is there.
+SHOWN = ("acc", "asr", "ra")
 
 
 class Phase(NamedTuple):
@@ -107,7 +110,7 @@ class _Recorder:
         self._log.append(
             self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates
         )
-        self._task.update(taken, loss=values["loss"], **rates)
+        self._task.update(taken, loss=values["loss"], **{name: rates.get(name) for name in SHOWN})
         self._notes.update(dict.fromkeys(MEANS, 0.0), count=0)
         self._lap = Lap()
 
