@@ -149,6 +149,8 @@ def default_config() -> ConfigDict:
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
+    # Clean and as many triggered test images whose features are drawn by t-SNE, with scikit-learn; 0: no such figure.
+    config.report.representations = 300
     config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
     return config.lock()  # so that a mistyped key in a config file is refused
 
@@ -183,6 +185,7 @@ _NOT_NEGATIVE = (
     "victim.radius",
     "smoothness.over_time.num_images",
     "smoothness.over_time.hessian_steps",
+    "report.representations",
     "report.checkpoint_seconds",
 )
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")

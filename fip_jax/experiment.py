@@ -108,8 +108,9 @@ def _story(
     if config.mode == "inspect":
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
+        shown: tuple[Suspect, ...] = (victim,)
     else:
-        summary |= _purify(
+        found, purified = _purify(
             config,
             workdir,
             material,
@@ -118,6 +119,9 @@ def _story(
             _sparing(config, predict, material, sharpness),
             analysis,
         )
+        summary |= found
+        shown = (victim, purified)
+    figures.draw_representations(workdir.path, material, shown, config.report.representations, config.seed)
     if measured := over_time.account(workdir):
         summary["over_time"] = measured
     summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
@@ -136,7 +140,7 @@ def _purify(
     before: dict[str, Any],
     measure: Measure,
     analysis: Analysis,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Suspect]:
     console.print("inspect the suspicious network")
     smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
     purified = purify_suspect(config, victim, material.clean, workdir, measure)
@@ -152,7 +156,7 @@ def _purify(
         "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
         "defense": config.defense.name,
-    }
+    }, purified.suspect
 
 
 def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:

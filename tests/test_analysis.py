@@ -158,7 +158,7 @@ class Tiny(nnx.Module):
 def test_an_inspection_from_data_to_report(own_images, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "small_vgg", Tiny)
     config = config_for(num_images=4, chunk_size=4, max_iterations=2, density_steps=2, slice_points=2)
-    config.smoothness.over_time.num_images = 0
+    config.smoothness.over_time.num_images, config.report.representations = 0, 0
     config.mode, config.dataset.name, config.dataset.image_size = "inspect", str(own_images), 8
     config.model.width, config.victim.epochs, config.clean.fraction = 2, 1, 0.1
     config.victim.batch_size = 16

@@ -107,6 +107,7 @@ LEARNT = ("dynamic", "fba", "issba", "lira", "troj")  # attacks whose trigger is
         ("smoothness.over_time.num_images", [-1]),
         ("smoothness.over_time.hessian_steps", [-1]),
         ("smoothness.over_time.points", [0, 1]),
+        ("report.representations", [-1]),
         ("report.eval_every", [0]),
         ("report.eval_images", [0]),
         ("seed", [-1]),

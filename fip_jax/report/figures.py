@@ -9,9 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict
 from fip_jax.material import Material
-from fip_jax.report import spectra
+from fip_jax.progress import console
+from fip_jax.report import representations, spectra
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
@@ -34,6 +36,29 @@ SHARPNESS = {
 }
 WHEN = ("before", "after")
 RIGHT, WRONG = "#00608f", "#b34700"
+
+
+def draw_representations(
+    workdir: Path, material: Material, networks: tuple[Suspect, ...], count: int, seed: int
+) -> None:
+    """Draws penultimate features by t-SNE, or says in a sentence why not: a picture is no reason to end a run.
+
+    Args:
+      workdir: the run's folder, with `figures/`.
+      material: its data.
+      networks: before and, where there was one, after purification.
+      count: test images of each kind; 0 for no picture.
+      seed: of t-SNE.
+    """
+    if not count:
+        return
+    whens = ("before purification", "after purification")[: len(networks)]
+    try:
+        figure, words = representations.make(material, networks, count, seed, whens)
+    except UserError as error:
+        console.print(f"no figure of representations: {error}", markup=False)
+        return
+    _save(figure, workdir / "figures" / "representations.png", "Representations", words)
 
 
 def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect], predict: Predict) -> None:
