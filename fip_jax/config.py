@@ -151,6 +151,7 @@ def default_config() -> ConfigDict:
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
     # Clean and as many triggered test images whose features are drawn by t-SNE, with scikit-learn; 0: no such figure.
     config.report.representations = 300
+    config.report.tensorboard = False  # the curves as event files too, in tensorboard/, with tensorboardX
     config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
     return config.lock()  # so that a mistyped key in a config file is refused
 

@@ -23,7 +23,7 @@ from fip_jax.material import Material, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
 from fip_jax.progress import Task, console
-from fip_jax.report import figures, html, text
+from fip_jax.report import figures, html, tensorboard, text
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -46,12 +46,14 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
       UserError: something the user can put right.
     """
     check_config(config)
-    workdir = Workdir(workdir_path, config.to_dict())
+    watch = _watching(config)
+    workdir = Workdir(workdir_path, config.to_dict(), watch)
     finished = workdir.summary()
     if finished is not None:
         console.print("this run was finished before")
         if not (workdir.path / "report.html").exists():
             html.write(workdir.path, finished, command)
+        watch(workdir.path)
         text.print_summary(finished, workdir.path)
         return finished
     loaded = suspect.load(config) if config.victim.checkpoint else None
@@ -63,6 +65,14 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
+
+
+def _watching(config: ConfigDict) -> Callable[[Path], None]:
+    """What is to be done with the folder after every row."""
+    if not config.report.tensorboard:
+        return lambda _: None
+    tensorboard.check()
+    return tensorboard.write
 
 
 def _with_delivered(material: Material, loaded: Suspect | None) -> Material:

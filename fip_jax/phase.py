@@ -57,8 +57,7 @@ class _Recorder:
 
     def __init__(self, phase: Phase, workdir: Workdir, checkpoints: Checkpoints, task: Task, notes: dict):
         self._phase, self._workdir, self._checkpoints, self._task = phase, workdir, checkpoints, task
-        self._log = MetricsLog(workdir.path / "metrics.jsonl")
-        self._log.rewind(phase.name, task.done or -1)
+        MetricsLog(workdir.path / "metrics.jsonl").rewind(phase.name, task.done or -1)
         self._due = every(phase.checkpoint_seconds)
         self._pending: list[purify.Metrics] = []
         self._notes = notes
@@ -67,7 +66,7 @@ class _Recorder:
     def start(self, state: purify.State) -> None:
         """The row before the first step."""
         if self._task.done == 0:
-            self._log.append(self._phase.name, 0, **dict.fromkeys(MEANS), **self._phase.measure(state))
+            self._workdir.log_row(self._phase.name, 0, **dict.fromkeys(MEANS), **self._phase.measure(state))
             self._lap = Lap()
 
     def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
@@ -107,7 +106,7 @@ class _Recorder:
         values = {name: self._notes[name] / count if count else None for name in MEANS}
         rates = self._phase.measure(parallel.on_one(state))
         skipped = int(state.num_skipped)
-        self._log.append(
+        self._workdir.log_row(
             self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates
         )
         self._task.update(taken, loss=values["loss"], **{name: rates.get(name) for name in SHOWN})

@@ -156,12 +156,13 @@ class Tiny(nnx.Module):
 
 
 def test_an_inspection_from_data_to_report(own_images, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is optional")
     monkeypatch.setitem(MODELS, "small_vgg", Tiny)
     config = config_for(num_images=4, chunk_size=4, max_iterations=2, density_steps=2, slice_points=2)
     config.smoothness.over_time.num_images, config.report.representations = 0, 0
     config.mode, config.dataset.name, config.dataset.image_size = "inspect", str(own_images), 8
     config.model.width, config.victim.epochs, config.clean.fraction = 2, 1, 0.1
-    config.victim.batch_size = 16
+    config.victim.batch_size, config.report.tensorboard = 16, True
     summary = experiment.run(config, tmp_path / "run")
     assert summary["mode"] == "inspect"
     assert "purified" not in summary
@@ -171,6 +172,7 @@ def test_an_inspection_from_data_to_report(own_images, tmp_path, monkeypatch):
         assert np.shape(summary["smoothness"]["before"][matrix]["square"]["loss"]) == (2, 2)
     figures = {picture.title for picture in html.pictures(tmp_path / "run" / "figures")}
     assert figures == {"Spectra", "Loss along the top eigenvectors", "Examples", "Training of the victim"}
+    assert (tmp_path / "run" / "tensorboard" / "victim").exists()
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Inspection of a suspicious network" in page
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
