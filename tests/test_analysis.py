@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.flatten_util import ravel_pytree
-from oracles import cast, conv_net, dense_fisher, make_log_prob_fn
+from oracles import TinyNet, cast, conv_net, dense_fisher, make_log_prob_fn
 
 from fip_jax import experiment
 from fip_jax.analysis import Analysis, finite
@@ -144,20 +143,9 @@ def own_images(tmp_path):
     return tmp_path / "own.npz"
 
 
-class Tiny(nnx.Module):
-    """One convolution and a linear layer: little to compile."""
-
-    def __init__(self, num_classes, image_size=8, width=2, *, rngs):
-        self.conv = nnx.Conv(3, width, (3, 3), strides=4, rngs=rngs)
-        self.linear = nnx.Linear(4 * width, num_classes, rngs=rngs)
-
-    def __call__(self, x, rngs=None):
-        return self.linear(nnx.elu(self.conv(x)).reshape(len(x), -1))
-
-
 def test_an_inspection_from_data_to_report(own_images, tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX", reason="tensorboardX is optional")
-    monkeypatch.setitem(MODELS, "small_vgg", Tiny)
+    monkeypatch.setitem(MODELS, "small_vgg", TinyNet)
     config = config_for(num_images=4, chunk_size=4, max_iterations=2, density_steps=2, slice_points=2)
     config.smoothness.over_time.num_images, config.report.representations = 0, 0
     config.mode, config.dataset.name, config.dataset.image_size = "inspect", str(own_images), 8
