@@ -16,6 +16,7 @@ from fip_jax.attacks.attack import TriggeredSet
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.material import Material
+from fip_jax.models import create_model
 from fip_jax.network import split_module
 from fip_jax.report import figures, html, representations
 from fip_jax.report.representations import (
@@ -58,6 +59,24 @@ def test_features_are_what_the_last_dense_layer_is_given():
     logits, _ = found.network(found.params, found.model_state, jnp.asarray(images / 255, np.float32))
     layer = found.params["linear"]
     np.testing.assert_allclose(features @ layer["kernel"] + layer["bias"][None], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, length",
+    [
+        ("preact_resnet18", 16),  # channels of the last stage
+        ("resnet18", 16),
+        ("small_vgg", 8 * 16),  # at 4 x 4 positions
+        ("vgg19_bn", 16),
+        ("vit_small", 6),  # the class token
+        ("wrn_16_1", 64),
+    ],
+)
+def test_every_network_has_features(name, length):
+    width = {"wrn_16_1": 16, "vit_small": 6}.get(name, 2)
+    network, *trees = split_module(create_model(name, 5, 32, 0, width=width))
+    images = jax.ShapeDtypeStruct((3, 32, 32, 3), np.float32)
+    assert jax.eval_shape(network.features, *trees, images).shape == (3, length)
 
 
 class NoDense(nnx.Module):
