@@ -40,22 +40,24 @@ class Points(NamedTuple):
     images: np.ndarray
     kinds: np.ndarray
     targets: np.ndarray
+    labels: np.ndarray
 
 
 def choose(material: Material, count: int) -> Points:
     """At most `count` clean and as many triggered test images, each at equal distances through its set."""
     test, triggered = material.test.spread(count), material.triggered
     targets = np.zeros(len(test.labels), bool)
-    images = [test.images]
+    images, labels = [test.images], [test.labels]
     if triggered is not None:
         found = spread(len(triggered.labels), count)
         images.append(triggered.images[found])
+        labels.append(triggered.labels[found])
         if len(wanted := np.unique(triggered.targets)) == 1:
             targets = test.labels == wanted[0]
     num_triggered = sum(map(len, images[1:]))
     clean, target, trigger = STYLES
     kinds = [*np.where(targets, target, clean), *[trigger] * num_triggered]
-    return Points(np.concatenate(images), np.array(kinds), targets)
+    return Points(np.concatenate(images), np.array(kinds), targets, np.concatenate(labels))
 
 
 def features_of(network: Suspect, images: np.ndarray) -> np.ndarray | None:
@@ -94,15 +96,20 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(scaled)
 
 
-def near_target(features: np.ndarray, points: Points) -> float | None:
-    """Share of the triggered images whose nearest clean image, by features, is of the one target class, or None."""
+def neighbours(features: np.ndarray, points: Points) -> tuple[float, float | None] | None:
+    """Which clean image is nearest to a triggered one, by features: one of its own class, one of the target class.
+
+    Returns:
+      Shares of the triggered images, the second None without one target; None without triggered images.
+    """
     num_clean = len(points.targets)
-    if not points.targets.any() or num_clean == len(points.images):
+    if num_clean == len(points.images):
         return None
     clean, triggered = (part.astype(np.float64) for part in np.split(features, [num_clean]))
     # ||t - c||^2 up to the part that is the same for all c.
-    distances = (clean**2).sum(axis=1)[None] - 2 * triggered @ clean.T
-    return float(points.targets[distances.argmin(axis=1)].mean())
+    nearest = ((clean**2).sum(axis=1)[None] - 2 * triggered @ clean.T).argmin(axis=1)
+    own = float((points.labels[nearest] == points.labels[num_clean:]).mean())
+    return own, float(points.targets[nearest].mean()) if points.targets.any() else None
 
 
 def draw(points: Points, embedded: list[np.ndarray], whens: tuple[str, ...]) -> Figure:
@@ -138,11 +145,13 @@ def describe(points: Points, features: list[np.ndarray], whens: tuple[str, ...])
     )
     sentences = [f"Penultimate features of test images by t-SNE: {counts}."]
     for found, when in zip(features, whens, strict=True):
-        share = near_target(found, points)
-        if share is not None:
+        shares = neighbours(found, points)
+        if shares is not None:
+            own, target = shares
+            rest = "" if target is None else f", {100 * target:.1f} % of the target class"
             sentences.append(
-                f"{when.capitalize()}, {100 * share:.1f} % of the triggered images have a clean image of the target "
-                "class as their nearest by the features themselves."
+                f"{when.capitalize()}, the clean image that is nearest to a triggered one by the features is of "
+                f"its own class for {100 * own:.1f} % of them{rest}."
             )
     sentences.append("Distances between far points of such a picture mean little.")
     return " ".join(sentences)

@@ -27,7 +27,7 @@ from fip_jax.report.representations import (
     draw,
     embed,
     features_of,
-    near_target,
+    neighbours,
 )
 from fip_jax.suspect import Suspect
 
@@ -99,6 +99,7 @@ def test_points_are_spread_and_marked():
     points = choose(material(targets=[1] * 6), 4)
     # Of the test images 0 to 11 those at 0, 4, 7 and 11; of the triggered ones 6 to 11 those at 0, 2, 3 and 5.
     assert points.images[:, 0, 0, 0].tolist() == [0, 4, 7, 11, 106, 108, 109, 111]
+    assert points.labels.tolist() == [0, 1, 1, 2, 0, 2, 0, 2]
     assert points.targets.tolist() == [False, True, True, False]
     assert points.kinds.tolist() == [CLEAN, TARGET, TARGET, CLEAN, *[TRIGGERED] * 4]
 
@@ -111,15 +112,17 @@ def test_no_class_is_marked_where_there_is_not_one_target(targets, num):
 
 
 def test_nearest_clean_images_by_hand():
-    points = Points(np.zeros((5, 1)), np.array([CLEAN, TARGET, *[TRIGGERED] * 3]), np.array([False, True]))
-    # Clean images at (0, 0) and (10, 0): two of the three triggered ones are nearer to the second.
+    kinds = np.array([CLEAN, TARGET, *[TRIGGERED] * 3])
+    points = Points(np.zeros((5, 1)), kinds, np.array([False, True]), np.array([0, 1, 0, 0, 0]))
+    # Clean images at (0, 0) and (10, 0), of classes 0 and 1: two of the three triggered ones are nearer to the second.
     features = np.array([[0, 0], [10, 0], [9, 3], [6, -1], [4, 0]], np.float32)
-    assert near_target(features, points) == 2 / 3
-    assert near_target(features[:2], points._replace(images=points.images[:2])) is None
-    assert near_target(features, points._replace(targets=np.array([False, False]))) is None
+    assert neighbours(features, points) == (1 / 3, 2 / 3)
+    assert neighbours(features[:2], points._replace(images=points.images[:2])) is None
+    assert neighbours(features, points._replace(targets=np.array([False, False]))) == (1 / 3, None)
     words = describe(points, [features], ("before purification",))
     assert "1 clean, other classes, 1 clean, target class, 3 triggered" in words
-    assert "Before purification, 66.7 % of the triggered images" in words
+    assert "Before purification, the clean image that is nearest to a triggered one" in words
+    assert "of its own class for 33.3 % of them, 66.7 % of the target class." in words
 
 
 def clusters():
@@ -149,7 +152,7 @@ def test_odd_features_can_be_embedded(features):
 
 def test_every_kind_has_its_colour_and_shape():
     kinds = np.array([CLEAN, TARGET, TRIGGERED, TRIGGERED])
-    points = Points(np.zeros((4, 1)), kinds, np.array([False, True]))
+    points = Points(np.zeros((4, 1)), kinds, np.array([False, True]), np.zeros(4))
     places = np.array([[0.0, 0], [1, 0], [2, 0], [3, 1]])
     figure = draw(points, [places, places + 1], ("before", "after"))
     FigureCanvasAgg(figure).draw()
@@ -168,7 +171,10 @@ def test_the_picture_is_saved_with_its_words(tmp_path):
     figures.draw_representations(tmp_path, material(targets=[1] * 6), (suspect(), suspect()), 6, 0)
     (found,) = html.pictures(tmp_path / "figures")
     assert found.title == "Representations"
-    assert re.search(r"Before purification, [\d.]+ % .* After purification, [\d.]+ %", found.description)
+    assert re.search(
+        r"Before purification, .*[\d.]+ % of the target class. After purification, .*[\d.]+ %",
+        found.description,
+    )
 
 
 @pytest.mark.parametrize("reason", ["scikit-learn", "too few", "not finite"])
