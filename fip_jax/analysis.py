@@ -13,7 +13,7 @@ from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
 from fip_jax.eigen import EigenPairs
 from fip_jax.parallel import axis_of
-from fip_jax.progress import console
+from fip_jax.progress import Task, console
 from fip_jax.purify import State
 from fip_jax.smoothness import Matrix, Smoothness
 from fip_jax.suspect import Suspect
@@ -65,15 +65,17 @@ class Analysis:
     def _top(
         self, network: Suspect | State, matrix: Matrix, num_pairs: int
     ) -> tuple[dict[str, Any], EigenPairs]:
-        top = self._smoothness.top_eigenvalues(
-            network.params,
-            network.model_state,
-            self._key,
-            matrix,
-            num_pairs=num_pairs,
-            tolerance=self._config.tolerance,
-            max_iterations=self._config.max_iterations,
-        )
+        with Task(f"top eigenvalue, {matrix}", self._config.max_iterations, brief=True) as task:
+            top = self._smoothness.top_eigenvalues(
+                network.params,
+                network.model_state,
+                self._key,
+                matrix,
+                num_pairs=num_pairs,
+                tolerance=self._config.tolerance,
+                max_iterations=self._config.max_iterations,
+                on_iteration=task.update,
+            )
         return {
             f"lambda_max_{matrix}": finite(top.values[0]),
             "lambda_max_residual": finite(top.residuals[0]),
@@ -86,11 +88,22 @@ class Analysis:
         first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], top.vectors) for i in (0, 1))
         reach = self._config.slice_reach
 
-        def loss(params):
-            return self._smoothness.loss(params, network.model_state)
-
         line = np.linspace(-reach, reach, 2 * self._config.slice_points + 1)
         square = np.linspace(-reach, reach, self._config.slice_points)
+
+        def losses(directions, distances):
+            count = len(distances) ** len(directions)
+            with Task(f"loss along top eigenvectors, {matrix}", count, brief=True) as task:
+                return _listed(
+                    landscape.along(
+                        lambda params: self._smoothness.loss(params, network.model_state),
+                        network.params,
+                        directions,
+                        distances,
+                        task.update,
+                    )
+                )
+
         return {
             "eigenvalues": list(map(finite, top.values)),
             "residuals": list(map(finite, top.residuals)),
@@ -98,23 +111,26 @@ class Analysis:
             "converged": top.converged,
             "line": {
                 "distances": line.tolist(),
-                "loss": _listed(landscape.along(loss, network.params, [first], line)),
+                "loss": losses([first], line),
             },
             "square": {
                 "distances": square.tolist(),
-                "loss": _listed(landscape.along(loss, network.params, [first, second], square)),
+                "loss": losses([first, second], square),
             },
         }
 
     def _density(self, network: Suspect, matrix: Matrix) -> dict[str, Any]:
-        density = self._smoothness.density(
-            network.params,
-            network.model_state,
-            jax.random.fold_in(self._key, 1),
-            matrix,
-            num_steps=self._config.density_steps,
-            num_probes=self._config.density_probes,
-        )
+        steps, probes = self._config.density_steps, self._config.density_probes
+        with Task(f"spectral density, {matrix}", steps * probes, brief=True) as task:
+            density = self._smoothness.density(
+                network.params,
+                network.model_state,
+                jax.random.fold_in(self._key, 1),
+                matrix,
+                num_steps=steps,
+                num_probes=probes,
+                on_step=task.update,
+            )
         trace = density.trace()
         return {
             "nodes": density.nodes.tolist(),

@@ -138,6 +138,9 @@ def default_config() -> ConfigDict:
     config.smoothness.density_probes = 2
     config.smoothness.slice_reach = 1.0  # distance that the loss is drawn to, along the top eigenvectors
     config.smoothness.slice_points = 11  # a side of the square
+    # Of training and purification, read by over_time.py: test images (0: not measured), Lanczos steps for the Hessian
+    # (0: the Fisher matrix alone), and measurements in a purification at most; of a training, one an epoch.
+    config.smoothness.over_time = ConfigDict({"num_images": 64, "hessian_steps": 6, "points": 11})
 
     config.parallel = ConfigDict()  # read by parallel.py
     config.parallel.mode = "none"  # one device; or pmap: all of them, each with its share of every batch
@@ -145,6 +148,9 @@ def default_config() -> ConfigDict:
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
+    # Clean and as many triggered test images whose features are drawn by t-SNE, with scikit-learn; 0: no such figure.
+    config.report.representations = 300
+    config.report.tensorboard = False  # the curves as event files too, in tensorboard/, with tensorboardX
     config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
     return config.lock()  # so that a mistyped key in a config file is refused
 
@@ -177,6 +183,9 @@ _NOT_NEGATIVE = (
     "victim.weight_decay",
     "victim.eta_f",
     "victim.radius",
+    "smoothness.over_time.num_images",
+    "smoothness.over_time.hessian_steps",
+    "report.representations",
     "report.checkpoint_seconds",
 )
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
@@ -209,6 +218,9 @@ def check_config(config: ConfigDict) -> None:
     for key in ("seed", "defense.seed"):
         _expect(config, key, lambda value: 0 <= value < 2**32, "a number from 0 to below 2**32")
     _expect(config, "dataset.image_size", lambda value: value >= 8, "at least 8 pixels")
+    _expect(
+        config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last"
+    )
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":

@@ -15,6 +15,8 @@ from fip_jax.per_example import PyTree
 
 Predict = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
 
+BATCH_SIZE = 256
+
 
 class Rates(NamedTuple):
     """ACC on clean images; ASR and RA on triggered ones, None without a trigger."""
@@ -34,7 +36,7 @@ def make_predict(network: Network) -> Predict:
     def predict_batch(params, model_state, images):
         return jnp.argmax(network(params, model_state, to_unit(images))[0], axis=-1)
 
-    def predict(params, model_state, images, batch_size: int = 256):
+    def predict(params, model_state, images, batch_size: int = BATCH_SIZE):
         predictions = [np.zeros(0, np.int32)]
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -58,6 +60,7 @@ def rates(
     test: Split,
     triggered: TriggeredSet | None,
     limit: int | None = None,
+    on_images: Callable[[int], None] | None = None,
 ) -> Rates:
     """ACC, ASR and RA of a network.
 
@@ -71,12 +74,24 @@ def rates(
       test: clean images.
       triggered: triggered images, or None.
       limit: images of each kind looked at, from the start; None for all.
+      on_images: called with the number of images looked at so far.
     """
-    some = slice(limit)
-    acc = accuracy(predict(params, model_state, test.images[some]), test.labels[some])
+    some, seen = slice(limit), 0
+
+    def answers(images):
+        nonlocal seen
+        found = [np.zeros(0, np.int32)]
+        for start in range(0, len(images), BATCH_SIZE):
+            found.append(predict(params, model_state, images[start : start + BATCH_SIZE]))
+            seen += len(found[-1])
+            if on_images is not None:
+                on_images(seen)
+        return np.concatenate(found)
+
+    acc = accuracy(answers(test.images[some]), test.labels[some])
     if triggered is None:
         return Rates(acc, None, None)
-    predictions = predict(params, model_state, triggered.images[some])
+    predictions = answers(triggered.images[some])
     return Rates(
         acc, accuracy(predictions, triggered.targets[some]), accuracy(predictions, triggered.labels[some])
     )

@@ -1,8 +1,8 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
-import functools
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import purify, suspect
+from fip_jax import over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
@@ -20,9 +20,10 @@ from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
 from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, prepare
-from fip_jax.phase import Measure
-from fip_jax.progress import console
-from fip_jax.report import figures, html, text
+from fip_jax.over_time import OverTime
+from fip_jax.phase import Measure, Row
+from fip_jax.progress import Task, console
+from fip_jax.report import figures, html, tensorboard, text
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -45,12 +46,14 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
       UserError: something the user can put right.
     """
     check_config(config)
-    workdir = Workdir(workdir_path, config.to_dict())
+    watch = _watching(config)
+    workdir = Workdir(workdir_path, config.to_dict(), watch)
     finished = workdir.summary()
     if finished is not None:
         console.print("this run was finished before")
         if not (workdir.path / "report.html").exists():
             html.write(workdir.path, finished, command)
+        watch(workdir.path)
         text.print_summary(finished, workdir.path)
         return finished
     loaded = suspect.load(config) if config.victim.checkpoint else None
@@ -62,6 +65,14 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
+
+
+def _watching(config: ConfigDict) -> Callable[[Path], None]:
+    """What is to be done with the folder after every row."""
+    if not config.report.tensorboard:
+        return lambda _: None
+    tensorboard.check()
+    return tensorboard.write
 
 
 def _with_delivered(material: Material, loaded: Suspect | None) -> Material:
@@ -83,9 +94,10 @@ def _story(
     config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
 ) -> dict[str, Any]:
     predict = make_predict(fresh.network)
+    sharpness = OverTime(config, fresh, material.test, workdir)
 
-    def measure(state: Suspect | purify.State, material: Material = material) -> dict[str, float | None]:
-        return _rates(predict, state, material, config.report.eval_images)
+    def measure(state: Suspect | purify.State, material: Material = material) -> Row:
+        return _rates(predict, state, material, config.report.eval_images) | sharpness(state)
 
     victim = fresh
     if not config.victim.checkpoint:
@@ -101,16 +113,28 @@ def _story(
             material.poisoned,
         )
     analysis = Analysis(config, fresh, material.test)
-    before = workdir.once("victim", lambda: _rates(predict, victim, material))
+    before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     summary = _begun_summary(config, material, victim, before)
     if config.mode == "inspect":
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
+        shown: tuple[Suspect, ...] = (victim,)
     else:
-        summary |= _purify(
-            config, workdir, material, victim, before, functools.partial(measure, material=material), analysis
+        found, purified = _purify(
+            config,
+            workdir,
+            material,
+            victim,
+            before,
+            _sparing(config, predict, material, sharpness),
+            analysis,
         )
-    summary["seconds"] = workdir.seconds() | summary.get("seconds", {})
+        summary |= found
+        shown = (victim, purified)
+    figures.draw_representations(workdir.path, material, shown, config.report.representations, config.seed)
+    if measured := over_time.account(workdir):
+        summary["over_time"] = measured
+    summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
     html.write(workdir.path, summary, command)
     # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
@@ -126,13 +150,13 @@ def _purify(
     before: dict[str, Any],
     measure: Measure,
     analysis: Analysis,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Suspect]:
     console.print("inspect the suspicious network")
     smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
     purified = purify_suspect(config, victim, material.clean, workdir, measure)
     console.print("inspect the purified network")
     predict = make_predict(purified.suspect.network)
-    after = workdir.once("purified", lambda: _rates(predict, purified.suspect, material))
+    after = workdir.once("purified", lambda: _all_rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: analysis.brief(purified.suspect))
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
@@ -142,7 +166,19 @@ def _purify(
         "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
         "defense": config.defense.name,
-    }
+    }, purified.suspect
+
+
+def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:
+    """What is measured of a purification: rates in every row, sharpness in so many as are asked for."""
+    options, every = config.smoothness.over_time, config.report.eval_every
+    due = over_time.at_most(options.points, config.defense.steps, every)
+
+    def measure(state: purify.State) -> Row:
+        row: Row = _rates(predict, state, material, config.report.eval_images)
+        return row | sharpness(state) if due(int(state.step)) else row
+
+    return measure
 
 
 def _begun_summary(
@@ -169,10 +205,20 @@ def _check_unchanged(source: Foreign, workdir: Workdir) -> None:
 
 
 def _rates(
-    predict: Predict, network: Suspect | purify.State, material: Material, limit: int | None = None
-) -> dict[str, float | None]:
-    found = rates(predict, network.params, network.model_state, material.test, material.triggered, limit)
-    return found._asdict()
+    predict: Predict,
+    network: Suspect | purify.State,
+    material: Material,
+    limit: int | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Row:
+    trees = network.params, network.model_state
+    return rates(predict, *trees, material.test, material.triggered, limit, on_images)._asdict()
+
+
+def _all_rates(predict: Predict, network: Suspect, material: Material) -> Row:
+    count = len(material.test.labels) + (len(material.triggered.labels) if material.triggered else 0)
+    with Task("evaluate on all test images", count, brief=True) as task:
+        return _rates(predict, network, material, None, task.update)
 
 
 def _attack(config: ConfigDict, victim: Suspect) -> str:

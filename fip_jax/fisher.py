@@ -13,6 +13,8 @@ Source: Karim et al. (2024), "Fisher Information guided Purification against Bac
 https://arxiv.org/abs/2409.00863.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -112,6 +114,23 @@ def diagonal(log_prob_fn: ExampleFn, params: PyTree, batch: PyTree, chunk_size: 
 
     total = sum_over_chunks(sum_of_squares, batch, chunk_size)
     return jax.tree.map(lambda leaf: leaf / num_examples(batch), total)
+
+
+def gram(first: PyTree, second: PyTree) -> jax.Array:
+    r"""Products of per-example gradients, :math:`\langle \nabla l_n, \nabla l_m \rangle`.
+
+    Of all N with each other and divided by N, their matrix has the eigenvalues of F that are not zero, and its trace:
+    with a few examples, the whole spectrum for the price of N gradients.
+
+    Args:
+      first: pytree of arrays `[n, ...]`, from `per_example.per_example_gradients`.
+      second: pytree of arrays `[m, ...]`.
+
+    Returns:
+      `[n, m]`.
+    """
+    parts = jax.tree.map(lambda a, b: a.reshape(len(a), -1) @ b.reshape(len(b), -1).T, first, second)
+    return functools.reduce(jnp.add, jax.tree.leaves(parts))
 
 
 def product(

@@ -25,7 +25,7 @@ from fip_jax.workdir import Workdir
 _BATCH_SIZE = 64  # of what an attack learns before the victim is trained
 
 # Rates of a network on some data.
-Measure = Callable[[Suspect | purify.State, Material], dict[str, float | None]]
+Measure = Callable[[Suspect | purify.State, Material], phase.Row]
 
 
 def implant(
@@ -81,7 +81,7 @@ def _jointly(
         state = attack.fit(_context(config, fresh, material, workdir))
     few = material.test.take(np.arange(min(len(material.test.labels), config.report.eval_images)))
 
-    def rates(found: purify.State) -> dict[str, float | None]:
+    def rates(found: purify.State) -> phase.Row:
         triggered = triggered_test_set(few, attack, goal, found.params["attack"])
         return measure(found._replace(params=found.params["network"]), material._replace(triggered=triggered))
 

@@ -70,11 +70,38 @@ class Network(NamedTuple):
         Returns:
           (logits `[N, num_classes]`, model state).
         """
+        module = self._module(params, model_state, batch_statistics, dropout_key is None)
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        logits = module(self._normalised(images), rngs=rngs)
+        return logits, nnx.to_pure_dict(nnx.state(module, _CARRIED))
+
+    def features(self, params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array | None:
+        """What the last dense layer is given, with the running statistics and without dropout.
+
+        Args:
+          params: as above.
+          model_state: as above.
+          images: as above.
+
+        Returns:
+          `[N, D]`, or None for a network without a dense layer (`nnx.Linear`).
+        """
+        given: list[jax.Array] = []
+        module = self._module(params, model_state, False, True)
+        for _, part in nnx.iter_modules(module):
+            if isinstance(part, nnx.Linear):
+                part.dot_general = _noting_inputs(part.dot_general, given)
+        module(self._normalised(images), rngs=None)
+        return given[-1].reshape(len(images), -1) if given else None
+
+    def _module(
+        self, params: PyTree, model_state: PyTree, batch_statistics: bool, deterministic: bool
+    ) -> nnx.Module:
         module = nnx.merge(self.graphdef, params, model_state, self.rest)
         module = nnx.view(
             module,
             use_running_average=not batch_statistics,
-            deterministic=dropout_key is None,
+            deterministic=deterministic,
             raise_if_not_found=False,
         )
         for _, part in nnx.iter_modules(module):
@@ -82,12 +109,21 @@ class Network(NamedTuple):
                 part.conv_general_dilated = self.convolve
             elif isinstance(part, nnx.BatchNorm):
                 part.axis_name = self.axis
+        return module
+
+    def _normalised(self, images: jax.Array) -> jax.Array:
         shape = (1, 1, 1, len(self.mean))
         shift = jnp.asarray(self.mean, images.dtype).reshape(shape)
         scale = jnp.asarray(self.std, images.dtype).reshape(shape)
-        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-        logits = module((images - shift) / scale, rngs=rngs)
-        return logits, nnx.to_pure_dict(nnx.state(module, _CARRIED))
+        return (images - shift) / scale
+
+
+def _noting_inputs(dot_general: Callable[..., jax.Array], given: list) -> Callable[..., jax.Array]:
+    def noting(inputs, *rest, **options):
+        given.append(inputs)
+        return dot_general(inputs, *rest, **options)
+
+    return noting
 
 
 class FunctionNetwork(NamedTuple):

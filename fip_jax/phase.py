@@ -1,7 +1,7 @@
 """A stretch of steps that survives a crash: checkpoints, metrics and progress around `purify.run`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from fip_jax.progress import Task
 from fip_jax.timing import Lap, every
 from fip_jax.workdir import MetricsLog, Workdir
 
-Measure = Callable[[purify.State], dict[str, float | None]]
+Row = dict[str, Any]  # columns of `metrics.jsonl`: numbers, truth values and None
+Measure = Callable[[purify.State], Row]
 
 
 # Columns that are means over the applied steps since the row before.
 MEANS = ("loss", "trace", "limited")
+# What a person sees of a row while the phase runs, where it is there.
+SHOWN = ("acc", "asr", "ra")
 
 
 class Phase(NamedTuple):
@@ -54,8 +57,7 @@ class _Recorder:
 
     def __init__(self, phase: Phase, workdir: Workdir, checkpoints: Checkpoints, task: Task, notes: dict):
         self._phase, self._workdir, self._checkpoints, self._task = phase, workdir, checkpoints, task
-        self._log = MetricsLog(workdir.path / "metrics.jsonl")
-        self._log.rewind(phase.name, task.done or -1)
+        MetricsLog(workdir.path / "metrics.jsonl").rewind(phase.name, task.done or -1)
         self._due = every(phase.checkpoint_seconds)
         self._pending: list[purify.Metrics] = []
         self._notes = notes
@@ -64,7 +66,7 @@ class _Recorder:
     def start(self, state: purify.State) -> None:
         """The row before the first step."""
         if self._task.done == 0:
-            self._log.append(self._phase.name, 0, **dict.fromkeys(MEANS), **self._phase.measure(state))
+            self._workdir.log_row(self._phase.name, 0, **dict.fromkeys(MEANS), **self._phase.measure(state))
             self._lap = Lap()
 
     def __call__(self, taken: int, state: purify.State, metrics: purify.Metrics) -> None:
@@ -104,10 +106,10 @@ class _Recorder:
         values = {name: self._notes[name] / count if count else None for name in MEANS}
         rates = self._phase.measure(parallel.on_one(state))
         skipped = int(state.num_skipped)
-        self._log.append(
+        self._workdir.log_row(
             self._phase.name, taken, **values, learning_rate=learning_rate, skipped=skipped, **rates
         )
-        self._task.update(taken, loss=values["loss"], **rates)
+        self._task.update(taken, loss=values["loss"], **{name: rates.get(name) for name in SHOWN})
         self._notes.update(dict.fromkeys(MEANS, 0.0), count=0)
         self._lap = Lap()
 

@@ -19,12 +19,14 @@ class Task:
       title: what is being done.
       total: steps in all.
       done: steps done before.
+      brief: whether it is mostly over soon: elsewhere than on a terminal it then says nothing at its end.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0):
+    def __init__(self, title: str, total: int, done: int = 0, *, brief: bool = False):
         self.title, self.total, self.done = title, total, done
-        self._interactive = sys.stdout.isatty()
-        self._printed = time.monotonic()
+        self._interactive, self._brief = sys.stdout.isatty(), brief
+        self._begun, self._done_before = time.monotonic(), done
+        self._printed = self._begun
         self._values = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -45,7 +47,7 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        if not self._interactive and kind is None:
+        if not self._interactive and not self._brief and kind is None:
             self._print()
 
     def update(self, done: int, **values: float | None) -> None:
@@ -59,4 +61,13 @@ class Task:
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        console.print(f"  {self.title}: {self.done}/{self.total}  {self._values}")
+        words = [f"  {self.title}: {self.done}/{self.total}", self._remaining(), self._values]
+        console.print("  ".join(filter(None, words)))
+
+    def _remaining(self) -> str:
+        """How long it will take at the speed so far, as soon as one is known."""
+        done = self.done - self._done_before
+        if not done or self.done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self._begun) * (self.total - self.done) / done
+        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"

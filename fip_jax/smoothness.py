@@ -3,13 +3,14 @@
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from fip_jax import convolution, eigen, fisher, hessian, parallel, spectrum
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
-from fip_jax.per_example import PyTree, num_examples, of_one_example
+from fip_jax.per_example import PyTree, num_examples, of_one_example, per_example_gradients
 from fip_jax.precision import in_float32
 
 Matrix = Literal["fisher", "hessian"]
@@ -41,6 +42,18 @@ def mean_over_chunks(fn: Any, batch: PyTree, chunk_size: int, devices: int = 1) 
         part = jax.tree.map(lambda leaf, share=share: share * leaf, fn(chunk))
         result = part if result is None else jax.tree.map(jax.numpy.add, result, part)
     return result
+
+
+class FisherSpectrum(NamedTuple):
+    """The Fisher matrix over a few examples, whole.
+
+    Attributes:
+      values: float64 `[N]`, rising: its eigenvalues that are not zero, or all zeros of examples beyond its rank.
+      vector: unit eigenvector of the last of `values`, a pytree like the parameters; not finite where that is zero.
+    """
+
+    values: np.ndarray
+    vector: PyTree
 
 
 class Smoothness:
@@ -102,6 +115,30 @@ class Smoothness:
         """Diagonal of the Fisher matrix, a pytree like `params`."""
         return self._mean(self._of_examples, fisher.diagonal, params, model_state)
 
+    def fisher_spectrum(self, params: PyTree, model_state: PyTree) -> FisherSpectrum:
+        """All eigenvalues of the Fisher matrix, exact, on one device; holds the gradients of all examples at once.
+
+        Raises:
+          FloatingPointError: a gradient is not finite.
+        """
+        parts = [
+            self._compiled(self._of_examples, per_example_gradients, None)(chunk, params, model_state)
+            for chunk in chunks(self._batch, self._chunk_size)
+        ]
+        total = num_examples(self._batch)
+        gram = np.block([[np.asarray(_gram(a, b), np.float64) for b in parts] for a in parts]) / total
+        if not np.isfinite(gram).all():
+            raise FloatingPointError("a gradient is not finite")
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        edges = np.cumsum([num_examples(part) for part in parts])[:-1]
+        sums = [
+            _combined(part, np.asarray(weights, jax.tree.leaves(part)[0].dtype))
+            for part, weights in zip(parts, np.split(vectors[:, -1], edges), strict=True)
+        ]
+        length = np.sqrt(max(values[-1], 0.0) * total)
+        vector = jax.tree.map(lambda *leaves: sum(leaves) / leaves[0].dtype.type(length), *sums)
+        return FisherSpectrum(values, vector)
+
     def product(
         self, params: PyTree, model_state: PyTree, vector: PyTree, matrix: Matrix = "fisher"
     ) -> PyTree:
@@ -135,6 +172,16 @@ class Smoothness:
         return spectrum.density(
             lambda vector: self.product(params, model_state, vector, matrix), params, key, **options
         )
+
+
+_gram = jax.jit(in_float32(fisher.gram))
+
+
+@jax.jit
+@in_float32
+def _combined(gradients: PyTree, weights: jax.Array) -> PyTree:
+    """Sum of per-example gradients by weight."""
+    return jax.tree.map(lambda g: (weights @ g.reshape(len(g), -1)).reshape(g.shape[1:]), gradients)
 
 
 def _value(loss_fn: Any, params: PyTree, batch: PyTree) -> jax.Array:

@@ -84,13 +84,16 @@ class Density(NamedTuple):
         return Estimate(float(probes.mean()), float(_standard_error(probes, axis=0)))
 
 
-def lanczos(matvec: MatVec, start: PyTree, num_steps: int) -> Tridiagonal:
+def lanczos(
+    matvec: MatVec, start: PyTree, num_steps: int, on_step: Callable[[int], None] | None = None
+) -> Tridiagonal:
     """Lanczos with full reorthogonalisation; holds `num_steps` vectors.
 
     Args:
       matvec: a symmetric linear operator on pytrees like `start`.
       start: pytree of floating-point arrays of one dtype, not zero.
       num_steps: products, at most; fewer where the space is exhausted sooner.
+      on_step: called with the number of products taken.
 
     Raises:
       ValueError: `num_steps` is less than 1.
@@ -108,6 +111,8 @@ def lanczos(matvec: MatVec, start: PyTree, num_steps: int) -> Tridiagonal:
         alpha, beta, rest = _orthogonalise(basis, basis[step], image)
         diagonal.append(float(alpha))
         off_diagonal.append(float(beta))
+        if on_step is not None:
+            on_step(step + 1)
         # What is left is rounding: an invariant subspace.
         if off_diagonal[-1] <= 100 * float(jnp.finfo(flat.dtype).eps) * max(
             map(abs, diagonal + off_diagonal)
@@ -131,7 +136,13 @@ def _orthogonalise(
 
 
 def density(
-    matvec: MatVec, like: PyTree, key: jax.Array, *, num_steps: int = 50, num_probes: int = 2
+    matvec: MatVec,
+    like: PyTree,
+    key: jax.Array,
+    *,
+    num_steps: int = 50,
+    num_probes: int = 2,
+    on_step: Callable[[int], None] | None = None,
 ) -> Density:
     """The spectral density of an operator.
 
@@ -141,11 +152,19 @@ def density(
       key: PRNG key of the probes.
       num_steps: products a probe.
       num_probes: random start vectors, with entries of -1 and 1.
+      on_step: called with the number of products taken, of num_probes times num_steps.
 
     Returns:
       `Density`. Rows of probes that exhausted the space sooner are padded with nodes of weight 0.
     """
-    rows = [lanczos(matvec, probe, num_steps).quadrature()[:2] for probe in probes(like, key, num_probes)]
+    rows = []
+    for index, probe in enumerate(probes(like, key, num_probes)):
+
+        def follow(step: int, index: int = index) -> None:
+            if on_step is not None:
+                on_step(index * num_steps + step)
+
+        rows.append(lanczos(matvec, probe, num_steps, follow).quadrature()[:2])
     longest = max(len(nodes) for nodes, _ in rows)
     padded = [[np.pad(part, (0, longest - len(part))) for part in row] for row in rows]
     nodes, weights = (np.stack(part) for part in zip(*padded, strict=True))

@@ -49,6 +49,7 @@ _FREE_KEYS = {
     "dataset.data_dir",
     "dataset.manual_dir",
     "report.checkpoint_seconds",
+    "report.tensorboard",
     "parallel.mode",
 }
 
@@ -61,13 +62,14 @@ class Workdir:
     Args:
       path: the folder.
       config: the run's settings as a nested dict.
+      on_row: called with the folder after every new row of `metrics.jsonl`.
 
     Raises:
       UserError: a file, or a folder begun with other settings.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
-        self.path = path.absolute()
+    def __init__(self, path: Path, config: dict[str, Any], on_row: Callable[[Path], None] = lambda _: None):
+        self.path, self._on_row = path.absolute(), on_row
         self._config = json.loads(json.dumps(config))
         self._results: dict[str, Any] = {}
         self._lock: IO[str] | None = None
@@ -133,6 +135,11 @@ class Workdir:
         if self._lock is not None:
             self._lock.close()
 
+    def log_row(self, phase: str, step: int, **values: float | int | None) -> None:
+        """Adds a row to `metrics.jsonl`."""
+        MetricsLog(self.path / "metrics.jsonl").append(phase, step, **values)
+        self._on_row(self.path)
+
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds of this run over all its starts, in all and compiling; what a crash cost is lost."""
         return {name: self._seconds_before[name] + spent for name, spent in self._lap.read().items()}
@@ -141,6 +148,14 @@ class Workdir:
         """Writes the results and the seconds so far."""
         self._results["seconds"] = self.seconds()
         write_json(self.path / "checkpoints" / "results.json", self._results)
+
+    def spend(self, part: str, seconds: float) -> None:
+        """Adds to the seconds of a part of the run, over all its starts; on disk with the next `save`."""
+        self._results[f"seconds_{part}"] = self.spent(part) + seconds
+
+    def spent(self, part: str) -> float:
+        """Seconds of a part of the run so far."""
+        return self._results.get(f"seconds_{part}", 0.0)
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON-like result called `name`: from disk if it was computed before, else computed and kept."""
@@ -167,9 +182,9 @@ class MetricsLog:
     def __init__(self, path: Path):
         self.path = path
 
-    def rows(self, phase: str) -> list[dict[str, Any]]:
-        """The rows of a phase; a last line cut short by a crash does not count."""
-        return [row for row in self._all() if row["phase"] == phase]
+    def rows(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a phase, or of all; a last line cut short by a crash does not count."""
+        return [row for row in self._all() if phase in (None, row["phase"])]
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops the rows of `phase` after `step`."""

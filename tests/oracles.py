@@ -87,6 +87,17 @@ class ConvNet(nnx.Module):
         return self.linear(jnp.mean(self.dropout(x, rngs=rngs), axis=(1, 2)))
 
 
+class TinyNet(nnx.Module):
+    """One convolution and a linear layer, in the place of a network of `MODELS`: little to compile."""
+
+    def __init__(self, num_classes, image_size=8, width=2, *, rngs):
+        self.conv = nnx.Conv(3, width, (3, 3), strides=4, rngs=rngs)
+        self.linear = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x, rngs=None):
+        return self.linear(jnp.mean(nnx.elu(self.conv(x)), axis=(1, 2)))
+
+
 def conv_net(num=5, dtype=np.float64, seed=0):
     """(network, params, model_state, batch), every BatchNorm variable away from its initial 0 or 1."""
     rng = np.random.default_rng(seed)

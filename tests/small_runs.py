@@ -23,6 +23,8 @@ SMALL = {
     "defense.steps": 12,
     "defense.batch_size": 32,
     "smoothness.max_iterations": 2,
+    "smoothness.over_time.num_images": 0,
+    "report.representations": 0,
     "report.eval_every": 4,
     "report.eval_images": 43,
 }

@@ -39,10 +39,11 @@ def data_dir(tmp_path_factory):
 
 
 def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
-    straight = command(tmp_path / "straight", data_dir)
+    measured = {"smoothness__over_time__num_images": 4, "smoothness__over_time__hessian_steps": 2}
+    straight = command(tmp_path / "straight", data_dir, **measured)
     status, _, err = finish(straight)
     assert status == 0, err
-    broken = command(tmp_path / "broken", data_dir, report__checkpoint_seconds=0.0)
+    broken = command(tmp_path / "broken", data_dir, report__checkpoint_seconds=0.0, **measured)
     moments = random.Random(0)
     statuses = [
         kill_in(phase, broken, tmp_path / "broken", moments.uniform(0, 0.3))
@@ -55,3 +56,4 @@ def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "straight")
     rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("broken", "straight")]
     assert rows[0] == rows[1]
+    assert rows[0].count('"lambda_max_hessian"') == numbers(tmp_path / "straight")["over_time"]["points"] == 8

@@ -79,6 +79,24 @@ def test_top_eigenvalues_are_those_of_the_matrix(case):
     np.testing.assert_allclose(found.values, expected, rtol=1e-7)
 
 
+def test_the_whole_fisher_spectrum_is_that_of_the_matrix(case):
+    network, params, model_state, batch, log_prob_fn = case
+    values, vector = Smoothness(network, batch, 3).fisher_spectrum(params, model_state)
+    dense_values, dense_vectors = np.linalg.eigh(dense_fisher(log_prob_fn, params, batch))
+    assert values.shape == (NUM,)
+    np.testing.assert_allclose(values, dense_values[-NUM:], rtol=1e-8, atol=1e-12 * dense_values[-1])
+    # A unit vector, of either sign.
+    np.testing.assert_allclose(abs(ravel_pytree(vector)[0] @ dense_vectors[:, -1]), 1, rtol=1e-9)
+    np.testing.assert_allclose(jnp.linalg.norm(ravel_pytree(vector)[0]), 1, rtol=1e-9)
+
+
+def test_a_fisher_spectrum_of_gradients_that_are_not_finite_is_refused(case):
+    network, params, model_state, batch, _ = case
+    spoilt = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Smoothness(network, batch, 3).fisher_spectrum(spoilt, model_state)
+
+
 def test_hessian_in_parts_equals_the_dense_one(case):
     network, params, model_state, batch, log_prob_fn = case
     flat, unravel = ravel_pytree(params)

@@ -84,6 +84,7 @@ def test_the_same_config_is_welcome(begun):
     for config in (
         CONFIG,
         changed(dataset__data_dir="elsewhere", dataset__manual_dir="x", report__checkpoint_seconds=1.0),
+        changed(report__tensorboard=True),
     ):
         workdir = Workdir(begun, config)
         workdir.begin()

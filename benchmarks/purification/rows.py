@@ -18,6 +18,12 @@ def done(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
         return {tuple(row[name] for name in key) for row in csv.DictReader(file)}
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """All rows, every value as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def append(path: Path, row: dict[str, Any]) -> None:
     """Adds a row, on the disk when this returns; its keys are the columns."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,15 @@ class Split(NamedTuple):
         tracks = None if self.tracks is None else self.tracks[indices]
         return Split(self.images[indices], self.labels[indices], tracks)
 
+    def spread(self, count: int) -> "Split":
+        """`count` examples at equal distances from first to last, or all where there are fewer."""
+        return self.take(spread(len(self.labels), count))
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """`count` indices at equal distances from 0 to `total` - 1, or all where there are fewer; int64."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+
 
 class DataSet(NamedTuple):
     """The splits of a data set, None where it has none, and the names of the classes.

@@ -9,9 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict
 from fip_jax.material import Material
-from fip_jax.report import spectra
+from fip_jax.progress import console
+from fip_jax.report import representations, spectra
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
@@ -26,8 +28,37 @@ RATE_NAMES = {
     "asr": "ASR, triggered images fooled",
     "ra": "RA, triggered images right",
 }
+# Columns of `over_time.py`, over clean test images.
+SHARPNESS = {
+    "lambda_max_hessian": "λmax, Hessian",
+    "lambda_max_fisher": "λmax, Fisher",
+    "trace_fisher": "Tr F, test images",
+}
 WHEN = ("before", "after")
 RIGHT, WRONG = "#00608f", "#b34700"
+
+
+def draw_representations(
+    workdir: Path, material: Material, networks: tuple[Suspect, ...], count: int, seed: int
+) -> None:
+    """Draws penultimate features by t-SNE, or says in a sentence why not: a picture is no reason to end a run.
+
+    Args:
+      workdir: the run's folder, with `figures/`.
+      material: its data.
+      networks: before and, where there was one, after purification.
+      count: test images of each kind; 0 for no picture.
+      seed: of t-SNE.
+    """
+    if not count:
+        return
+    whens = ("before purification", "after purification")[: len(networks)]
+    try:
+        figure, words = representations.make(material, networks, count, seed, whens)
+    except UserError as error:
+        console.print(f"no figure of representations: {error}", markup=False)
+        return
+    _save(figure, workdir / "figures" / "representations.png", "Representations", words)
 
 
 def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect], predict: Predict) -> None:
@@ -44,14 +75,10 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     log = MetricsLog(workdir / "metrics.jsonl")
-    rows = log.rows("victim")
-    if rows:
-        _save_curves(rows, "Training of the victim", {"loss": "loss"}, folder / "victim.png")
-    panels = {"loss": "loss", "trace": "Tr F where SAM looks"}
+    _draw_training(log, folder)
     rows = log.rows("purify")
-    if not any(row["trace"] for row in rows):
-        del panels["trace"]
-    _save_curves(rows, "Purification", panels, folder / "purification.png")
+    penalty = {"trace": "Tr F where SAM looks"} if any(row["trace"] for row in rows) else {}
+    _save_curves(rows, "Purification", {"loss": "loss", **penalty}, folder / "purification.png")
     examples = draw_examples(material, networks, predict)
     _save(examples, folder / "examples.png", "Examples", describe_examples(examples))
 
@@ -62,9 +89,7 @@ def draw_inspection(
     """Draws the figures of a run in the mode "inspect", as `draw_all`; `found` is of `Analysis.whole`."""
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
-    rows = MetricsLog(workdir / "metrics.jsonl").rows("victim")
-    if rows:
-        _save_curves(rows, "Training of the victim", {"loss": "loss"}, folder / "victim.png")
+    _draw_training(MetricsLog(workdir / "metrics.jsonl"), folder)
     _save(
         spectra.draw_densities(found), folder / "spectrum.png", "Spectra", spectra.describe_densities(found)
     )
@@ -74,7 +99,17 @@ def draw_inspection(
     _save(examples, folder / "examples.png", "Examples", describe_examples(examples))
 
 
+def _draw_training(log: MetricsLog, folder: Path) -> None:
+    rows = log.rows("victim")
+    if rows:
+        _save_curves(rows, "Training of the victim", {"loss": "loss"}, folder / "victim.png")
+
+
 def _save_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str], path: Path) -> None:
+    """Saves the curves of a phase, with those of its sharpness where that was measured."""
+    panels = panels | {
+        name: label for name, label in SHARPNESS.items() if any(row.get(name) is not None for row in rows)
+    }
     _save(draw_curves(rows, title, panels), path, title, describe_curves(rows, title, panels))
 
 
@@ -104,8 +139,12 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     axes[0].set(ylabel="%", ylim=(-3, 103), title=title)
     axes[0].legend(loc="center right", fontsize=8)
     for axis, (name, label) in zip(axes[1:], panels.items(), strict=True):
-        found = [(row["step"], row[name]) for row in rows if row[name] is not None]
+        found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         axis.plot(*zip(*found, strict=True), color="#444444", marker=".")
+        rough = [(row["step"], row[name]) for row in _unsettled(rows, name)]
+        if rough:
+            axis.plot(*zip(*rough, strict=True), "o", mfc="white", mec="#444444", label="not converged")
+            axis.legend(fontsize=8)
         axis.set(ylabel=label)
         if found and min(value for _, value in found) > 0:
             axis.set_yscale("log")
@@ -113,6 +152,11 @@ def draw_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) 
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure
+
+
+def _unsettled(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The rows whose value in a column had not converged."""
+    return [row for row in rows if row.get(name) is not None and row.get(f"{name}_converged") is False]
 
 
 def describe_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, str]) -> str:
@@ -129,6 +173,8 @@ def describe_curves(rows: list[dict[str, Any]], title: str, panels: dict[str, st
                 f"{x:.4g}{unit}" for x in (values[0], values[-1], min(values), max(values))
             )
             sentences.append(f"{name}: from {first} to {last}, between {low} and {high}.")
+            if rough := len(_unsettled(rows, column)):
+                sentences.append(f"Not converged at {rough} of {len(values)} points, drawn hollow.")
     return " ".join(sentences)
 
 

@@ -21,7 +21,7 @@ RATES = {
 }
 COLUMNS = {"victim": "Suspicious", "purified": "Purified"}
 # The order of the story; further figures come after these.
-FIGURES = ("examples", "purification", "spectrum", "landscape", "victim")
+FIGURES = ("examples", "purification", "representations", "spectrum", "landscape", "victim")
 
 
 class Cell(NamedTuple):

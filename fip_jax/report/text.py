@@ -41,6 +41,11 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
     console.print(
         f"{summary['clean_images']} clean images, {work}"
         f"{seconds['total']:.0f} s in all, {seconds['compile']:.0f} s of them compiling"
+        + (
+            f", {100 * seconds['over_time_share']:.0f} % of it for curves of sharpness"
+            if "over_time" in seconds
+            else ""
+        )
     )
     console.print(f"numbers: {workdir / 'summary.json'}\npictures: {workdir / 'figures'}")
     console.print(f"report: {workdir / 'report.html'}")

@@ -161,6 +161,12 @@ def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
         sentences = [
             "ASR is of this trigger alone. A low ASR does not prove that nothing is left: no other trigger was tried."
         ]
+    rough = summary.get("over_time", {}).get("not_converged", 0)
+    if rough:
+        sentences.append(
+            f"At {rough} of {summary['over_time']['points']} points of the curves the Hessian's top eigenvalue had not "
+            "converged; they are drawn hollow."
+        )
     sentences += [
         "A smaller eigenvalue or trace means a flatter minimum. It is no test for a backdoor.",
         f"This is one run, with seed {summary['seed']}. How far its numbers differ from seed to seed it does not show.",

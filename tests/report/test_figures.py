@@ -100,6 +100,18 @@ def test_curves_in_words():
     )
 
 
+def test_sharpness_that_has_not_converged_is_drawn_hollow_and_said():
+    sharpness = {"sharp": [None, 4.0, 2.0, 1.0], "sharp_converged": [None, True, False, True]}
+    rows = rows_of(loss=[1.0] * 4, acc=[0.5] * 4, asr=[0.5] * 4, **sharpness)
+    axis = draw_curves(rows, "", {"sharp": "λmax"}).axes[1]
+    curve, hollow = axis.lines
+    assert [found.tolist() for found in curve.get_data()] == [[20, 30, 40], [4.0, 2.0, 1.0]]
+    assert [list(found) for found in hollow.get_data()] == [[30], [2.0]]
+    assert hollow.get_markerfacecolor() == "white"
+    words = describe_curves(rows, "Title", {"sharp": "λmax"})
+    assert words.endswith("λmax: from 4 to 1, between 1 and 4. Not converged at 1 of 3 points, drawn hollow.")
+
+
 def test_examples_in_words():
     assert describe_examples(draw_examples(material(), NETWORKS, predict, count=1)) == (
         "Test images and what the network says. Clean “yield”: before “yield”, after “speed limit 20”. Triggered "
@@ -197,7 +209,8 @@ def test_all_figures_of_a_run(tmp_path, triggered, trace):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     rates = {"asr": 0.5, "ra": 0.25} if triggered else {"asr": None, "ra": None}
     for step in (1, 2):
-        log.append("purify", step, acc=0.9, loss=None if step == 1 else 0.5, trace=trace, **rates)
+        sharp = {"lambda_max_fisher": 8.0, "trace_fisher": 16.0} if step == 2 else {}
+        log.append("purify", step, acc=0.9, loss=None if step == 1 else 0.5, trace=trace, **rates, **sharp)
         if triggered:
             log.append("victim", step, acc=0.9, loss=0.5, trace=0.0, **rates)
     for _ in range(2):  # the second time over the first
@@ -211,6 +224,8 @@ def test_all_figures_of_a_run(tmp_path, triggered, trace):
     assert found["Purification"].startswith(
         "Purification, curves over the steps 1 to 2. ACC, clean images right: from 90 %"
     )
+    assert "λmax, Fisher: from 8 to 8, between 8 and 8. Tr F, test images: from 16" in found["Purification"]
+    assert "λmax, Hessian" not in found["Purification"]
     assert "“stop”: before “stop”, after “yield”." in found["Examples"]
 
 
@@ -222,7 +237,13 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
         "victim": rates,
         "purified": {**rates, "acc": 0.9, "der": der},
         "smoothness": {"before": sharpness, "after": sharpness},
-        "seconds": {"total": 61.2, "compile": 5.0, "purify": 12.34},
+        "seconds": {
+            "total": 61.2,
+            "compile": 5.0,
+            "purify": 12.34,
+            "over_time": 6.12,
+            "over_time_share": 0.1,
+        },
         "clean_images": 360,
         "skipped_steps": 2,
         "attack": "badnets",
@@ -241,7 +262,7 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
     ]
     wanted += [
         "360 clean images, purified in 12.3 s",
-        "61 s in all, 5 s of them compiling",
+        "61 s in all, 5 s of them compiling, 10 % of it for curves of sharpness",
         str(tmp_path / "purified"),
     ]
     wanted += ["99.90 %", "DER 0.984"] if der else ["unknown"]

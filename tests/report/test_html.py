@@ -189,6 +189,16 @@ def test_quantities_that_are_not_known_by_name_are_shown():
     assert "Hessian, density" not in words
 
 
+def test_the_price_and_the_faults_of_the_curves_are_told():
+    seconds = {"total": 61.2, "compile": 5.0, "purify": 12.34, "over_time": 6.12, "over_time_share": 0.1}
+    words = page(seconds=seconds, over_time={"points": 8, "not_converged": 2}).words
+    assert "Measuring the sharpness on the way, for the curves: 6.1 s, 10 % of the run." in words
+    assert "At 2 of 8 points of the curves the Hessian's top eigenvalue had not converged" in words
+    settled = page(seconds=seconds, over_time={"points": 8, "not_converged": 0}).words
+    assert "points of the curves" not in settled
+    assert "for the curves" not in page().words
+
+
 def inspected(asr):
     """The summary of a run in the mode "inspect"."""
     given = summary(before=(0.98, asr, 0.1 if asr else None))
