@@ -151,7 +151,7 @@ def test_pytorch_begins_every_purification_anew():
     work = Workload("fip", **TINY)
     one = baseline.Purification(pytorch.build(work), defense_settings(configure(work)))
     start, draw = one.snapshot(), pytorch._batches(work)
-    one.step(draw(), one.noise_for(16), 0.1, 0.5)
+    one.step(draw(), one.noise_for(16), 0.1)
     assert any((start[name] != tensor).any() for name, tensor in one.params.items())
     one.restore(start)
     assert all((start[name] == tensor).all() for name, tensor in (one.params | one.state).items())

@@ -15,6 +15,7 @@ from fip_jax import defend
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import make_draw
 from fip_jax.interop.state_dict import to_torch
+from fip_jax.purify import Metrics, State
 
 TOLERANCE = 5e-3  # float32 through some twenty layers, of which the trace's gradient passes each four times
 
@@ -32,6 +33,8 @@ class Step(NamedTuple):
       loss: before the update.
       trace: before the update.
       update: what was added to each parameter.
+      blur: how far `update` moves, relative to its norm, where the weights move by a few roundings. SAM on a deep
+        network and noise for images makes much out of little.
     """
 
     images: np.ndarray
@@ -41,26 +44,26 @@ class Step(NamedTuple):
     loss: float
     trace: float
     update: Arrays
+    blur: float
 
 
 def take_step(work: Workload, start: defend.Start) -> Step:
     """The first step of our side."""
     config = configure(work)
     settings = defense_settings(config)
-    first = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start.state)
+    first = start.state
     draw_key, step_key = jax.random.split(first.key)
     draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
     batch = draw(draw_key, first.step, start.data)
     probe_key = jax.random.split(jax.random.fold_in(step_key, first.step))[1]
-    before = _named(start.restore(first).params)
     noise: Any = None
     if work.row == "official":
         noise = _named(jax.jit(official.draw)(first.params, probe_key))
     elif settings.eta_f and settings.num_probes:
         count = min(settings.trace_batch_size or len(batch["label"]), len(batch["label"]))
         noise = np.asarray(jax.random.rademacher(probe_key, (count,), jnp.float32))
-    after, metrics = start.step_fn(first, start.anchor, start.data)
-    moved = _named(start.restore(after).params)
+    _, blurred = _step(start, first._replace(params=_blurred(first.params)))
+    metrics, update = _step(start, first)
     return Step(
         np.asarray(batch["image"]),
         np.asarray(batch["label"]),
@@ -68,7 +71,27 @@ def take_step(work: Workload, start: defend.Start) -> Step:
         settings.learning_rate,
         float(metrics.loss),
         float(metrics.trace),
-        {name: array - before[name] for name, array in moved.items()},
+        update,
+        _distance(blurred, update),
+    )
+
+
+def _step(start: defend.Start, state: State) -> tuple[Metrics, Arrays]:
+    before = _named(start.restore(state).params)
+    after, metrics = start.step_fn(
+        jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state), start.anchor, start.data
+    )
+    return metrics, {
+        name: array - before[name] for name, array in _named(start.restore(after).params).items()
+    }
+
+
+def _blurred(params: Any) -> Any:
+    """Every weight changed by about eight roundings."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x * (1 + 1e-6 * jax.random.normal(key, x.shape)) for x, key in zip(leaves, keys, strict=True)]
     )
 
 
@@ -85,15 +108,17 @@ def compare(work: Workload, expected: Step, purification: Any) -> dict[str, floa
       purification: a `pytorch_baseline.Purification` of the row, at its first step.
 
     Raises:
-      ValueError: one is further than `TOLERANCE`; times of two different computations would mean nothing.
+      ValueError: one is further than `TOLERANCE`, the update than three times the blur of ours as well; times of two
+        different computations would mean nothing.
     """
     found = _theirs(expected, purification)
     names = ["loss", "update", *(["trace"] if expected.trace else [])]
     differences = {name: _distance(found[name], getattr(expected, name)) for name in names}
-    if not max(differences.values()) <= TOLERANCE:
+    allowed = dict.fromkeys(names, TOLERANCE) | {"update": max(TOLERANCE, 3 * expected.blur)}
+    if not all(differences[name] <= allowed[name] for name in names):
         raise ValueError(
             f"{work.network}, {work.row}: PyTorch's results differ from ours by {differences}, expected at most "
-            f"{TOLERANCE}"
+            f"{allowed}"
         )
     return differences
 
