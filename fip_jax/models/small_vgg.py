@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from fip_jax.models.layers import conv, flatten_channels_first, max_pool, norm
+from fip_jax.models.layers import conv, elu, flatten_channels_first, max_pool, norm
 
 _DROPOUTS = (0.3, 0.4, 0.4)
 
@@ -36,7 +36,7 @@ class SmallVgg(nnx.Module):
         """Logits `[N, num_classes]` of images `[N, image_size, image_size, 3]`."""
         for stage in range(len(_DROPOUTS)):
             for first in (8 * stage, 8 * stage + 3):
-                x = nnx.elu(self.features[str(first + 1)](self.features[str(first)](x)))
+                x = elu(self.features[str(first + 1)](self.features[str(first)](x)))
             x = max_pool(x)
             x = self.features[str(8 * stage + 7)](x, rngs=rngs)
         return self.classifier(flatten_channels_first(x))
