@@ -150,6 +150,38 @@ class FunctionNetwork(NamedTuple):
         return self.apply_fn(params, images), model_state
 
 
+class RelativeNetwork(NamedTuple):
+    """A network with the relative changes u of its weights, theta = centre * (1 + u), in the place of the weights.
+
+    At u = 0 the Fisher matrix in u is diag(theta) F diag(theta). Where a normalisation follows a layer, F grows as its
+    weights shrink, though the function stays the same; this one does not.
+
+    Source: Kwon et al. (2021), "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural
+    Networks", ICML: their operator diag(|theta|).
+
+    Attributes:
+      network: the network in its own weights.
+    """
+
+    network: Network | FunctionNetwork
+
+    def with_convolution(self, convolve: Callable[..., jax.Array]) -> "RelativeNetwork":
+        """The same with another implementation of the convolution."""
+        return self._replace(network=self.network.with_convolution(convolve))
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, images: jax.Array, **options: Any
+    ) -> tuple[jax.Array, PyTree]:
+        """As `Network`, with u as `params` and `{"centre": weights, "model_state": theirs}` as `model_state`."""
+        weights = jax.tree.map(lambda centre, u: centre * (1 + u), model_state["centre"], params)
+        return self.network(weights, model_state["model_state"], images, **options)
+
+    @staticmethod
+    def at(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        """(params, model_state) of this at given weights, where u = 0."""
+        return jax.tree.map(jnp.zeros_like, params), {"centre": params, "model_state": model_state}
+
+
 def split_module(
     module: nnx.Module, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3
 ) -> tuple[Network, PyTree, PyTree]:
@@ -159,7 +191,9 @@ def split_module(
     return Network(graphdef, rest, mean, std), nnx.to_pure_dict(params), nnx.to_pure_dict(carried)
 
 
-def make_log_probs_fn(network: Network | FunctionNetwork) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
+def make_log_probs_fn(
+    network: Network | FunctionNetwork | RelativeNetwork,
+) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
     """`(params, model_state, batch) -> log p(label | image) [N]`, with the running statistics.
 
     A batch is `{"image": [N, H, W, C] in [0, 1], "label": [N]}`.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fip_jax import convolution, eigen, fisher, hessian, parallel, spectrum
-from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
+from fip_jax.network import FunctionNetwork, Network, RelativeNetwork, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example, per_example_gradients
 from fip_jax.precision import in_float32
 
@@ -70,7 +70,7 @@ class Smoothness:
 
     def __init__(
         self,
-        network: Network | FunctionNetwork,
+        network: Network | FunctionNetwork | RelativeNetwork,
         batch: PyTree,
         chunk_size: int,
         axis: str | None = None,

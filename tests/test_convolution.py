@@ -76,6 +76,25 @@ def test_gradients_of_gradients_equal_xla(x64, kernel, strides, padding):
     assert_trees_close(twice(convolve_in_three_ways), twice(jax.lax.conv_general_dilated), 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize("rows, steps", [(1, 6), (60, 3), (110, 2), (10_000, 1)])
+def test_kernel_gradients_by_parts_of_the_batch(x64, monkeypatch, rows, steps):
+    # 6 images of 6 x 5 places each: 1, 2, 3 or all at once.
+    rng = np.random.default_rng(0)
+    inputs, weights = jnp.asarray(rng.normal(size=(6, 6, 5, 3))), jnp.asarray(rng.normal(size=(3, 3, 3, 4)))
+    monkeypatch.setattr("fip_jax.convolution.ROWS_AT_ONCE", rows)
+
+    def gradient(convolve):
+        return jax.grad(lambda w: jnp.sin(convolve(inputs, w, (1, 1), "SAME", **OPTIONS)).sum())
+
+    assert_trees_close(
+        gradient(convolve_in_three_ways)(weights),
+        gradient(jax.lax.conv_general_dilated)(weights),
+        1e-12,
+        1e-12,
+    )
+    assert f"length={steps}" in str(jax.make_jaxpr(gradient(convolve_in_three_ways))(weights))
+
+
 def test_all_derivatives_are_kernels_in_three_layouts():
     inputs, weights = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5))
 

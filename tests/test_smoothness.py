@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from oracles import assert_trees_close, conv_net, dense_fisher, make_log_prob_fn
 
 from fip_jax import fisher
+from fip_jax.network import FunctionNetwork, RelativeNetwork
 from fip_jax.smoothness import Smoothness, chunks, mean_over_chunks
 
 RTOL = 1e-9
@@ -132,3 +133,32 @@ def test_parameters_and_statistics_are_arguments(case):
         after = used.trace(*changed)
         assert after == fresh.trace(*changed)
         assert abs(after - before) > 1e-3 * before
+
+
+def test_relative_changes_of_the_weights_equal_the_scaled_matrix(case):
+    network, params, model_state, batch, log_prob_fn = case
+    relative = Smoothness(RelativeNetwork(network), batch, 3)
+    at = RelativeNetwork.at(params, model_state)
+    theta = np.asarray(ravel_pytree(params)[0])
+    scaled = theta[:, None] * np.asarray(dense_fisher(log_prob_fn, params, batch)) * theta
+    np.testing.assert_allclose(relative.trace(*at), np.trace(scaled), rtol=RTOL)
+    top = relative.top_eigenvalues(*at, jax.random.key(0), tolerance=1e-8, max_iterations=200)
+    np.testing.assert_allclose(top.values[0], np.linalg.eigvalsh(scaled)[-1], rtol=1e-6)
+
+
+def test_relative_sharpness_does_not_see_the_scale_before_a_relu(x64):
+    # One hidden layer: 4 times the first weights and a quarter of the second are the same function.
+    batch = {
+        "image": jnp.ones((3, 1, 1, 2)) * jnp.arange(1.0, 4.0).reshape(3, 1, 1, 1),
+        "label": jnp.array([0, 1, 1]),
+    }
+    network = FunctionNetwork(lambda p, x: jax.nn.relu(x.reshape(len(x), -1) @ p["a"]) @ p["b"])
+    one = {"a": jnp.array([[1.0, 0.5], [0.3, 2.0]]), "b": jnp.array([[0.2, -1.0], [0.7, 0.1]])}
+    other = {"a": 4 * one["a"], "b": one["b"] / 4}
+    relative, absolute = Smoothness(RelativeNetwork(network), batch, 3), Smoothness(network, batch, 3)
+    np.testing.assert_allclose(
+        relative.trace(*RelativeNetwork.at(one, {})),
+        relative.trace(*RelativeNetwork.at(other, {})),
+        rtol=1e-12,
+    )
+    assert abs(absolute.trace(one, {}) / absolute.trace(other, {}) - 1) > 0.5

@@ -30,11 +30,20 @@ from fip_jax.defend import begin
 from fip_jax.errors import UserError
 from fip_jax.evaluate import effectiveness, make_predict, rates
 from fip_jax.material import prepare
+from fip_jax.network import RelativeNetwork
 from fip_jax.progress import console
 from fip_jax.smoothness import Smoothness
 from fip_jax.timing import Lap
 
-SHARPNESS = ("lambda_max", "converged", "trace")  # of the Fisher matrix
+# Of the Fisher matrix, in the weights and in their relative changes.
+SHARPNESS = (
+    "lambda_max",
+    "converged",
+    "trace",
+    "relative_lambda_max",
+    "relative_converged",
+    "relative_trace",
+)
 SHARPNESS_IMAGES = 128
 KEY = ("model", "method", "settings", "clean", "seed")
 
@@ -101,16 +110,22 @@ def sharpness_over(
 ) -> Callable[[Any], dict[str, Any]]:
     """A function that measures a network of the victim's kind over `SHARPNESS_IMAGES` test images."""
     some = to_device(test.images[:SHARPNESS_IMAGES], test.labels[:SHARPNESS_IMAGES])
-    smoothness = Smoothness(
-        victim.network, some | {"image": to_unit(some["image"])}, config.smoothness.chunk_size
+    batch = some | {"image": to_unit(some["image"])}
+    absolute, relative = (
+        Smoothness(network, batch, config.smoothness.chunk_size)
+        for network in (victim.network, RelativeNetwork(victim.network))
     )
 
-    def measure(network: Any) -> dict[str, Any]:
+    def of(smoothness: Smoothness, params: Any, model_state: Any) -> tuple[float, bool, float]:
         top = smoothness.top_eigenvalues(
-            network.params, network.model_state, jax.random.key(0), tolerance=0.01, max_iterations=50
+            params, model_state, jax.random.key(0), tolerance=0.01, max_iterations=50
         )
-        trace = smoothness.trace(network.params, network.model_state)
-        return dict(zip(SHARPNESS, (float(top.values[0]), top.converged, trace), strict=True))
+        return float(top.values[0]), top.converged, smoothness.trace(params, model_state)
+
+    def measure(network: Any) -> dict[str, Any]:
+        weights = network.params, network.model_state
+        found = of(absolute, *weights) + of(relative, *RelativeNetwork.at(*weights))
+        return dict(zip(SHARPNESS, found, strict=True))
 
     return measure
 

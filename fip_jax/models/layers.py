@@ -34,8 +34,8 @@ def max_pool(x):
 def elu(x):
     """`x` where it is positive, else exp(x) - 1.
 
-    By `exp`, which XLA's CPU backend computes for several numbers at once and `expm1`, as in `nnx.elu`, one by one. Near
-    zero that is good to a rounding of 1, not of the result.
+    By `exp`, of which XLA's CPU backend computes several at once, and of `expm1`, as in `nnx.elu`, one. Near zero that
+    is good to a rounding of 1, not of the result.
     """
     return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
 
