@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fip_jax.errors import UserError
+from fip_jax.pages import ask_for_large_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -21,10 +22,11 @@ def _main(_: list[str]) -> None:
     # Imported here, so that a mistyped flag is answered at once.
     import jax
 
-    from fip_jax import compiled, experiment
+    from fip_jax import compiled, experiment, parallel
 
     compiled.keep()
     try:
+        parallel.make_cores_devices(_CONFIG.value)
         command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
         experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""), command)
     except UserError as error:
@@ -71,4 +73,5 @@ def _refuse(message: str) -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     app.run(_main, flags_parser=_parse)
