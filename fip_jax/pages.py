@@ -3,7 +3,7 @@
 import os
 import sys
 
-_TUNABLES = "GLIBC_TUNABLES"
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # for the environment of a process
 
 
 def ask_for_large_pages() -> None:
@@ -12,6 +12,6 @@ def ask_for_large_pages() -> None:
     A step takes and gives back a few hundred MiB, which at 4 KiB a page costs up to a third of its time. glibc reads
     this when it starts and never again. On Linux alone; another C library takes no notice.
     """
-    if sys.platform == "linux" and _TUNABLES not in os.environ:
-        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+    if sys.platform == "linux" and not LARGE_PAGES.keys() & os.environ.keys():
+        os.environ.update(LARGE_PAGES)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

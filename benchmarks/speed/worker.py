@@ -16,6 +16,9 @@ from typing import Any
 from benchmarks.speed import agreement, ours
 from benchmarks.speed.agreement import Step
 from benchmarks.speed.workload import Task, Workload
+from fip_jax import parallel
+from fip_jax.config import default_config
+from fip_jax.pages import LARGE_PAGES
 
 SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
 
@@ -36,8 +39,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, side), daemon=True)
-        # Several processes share a GPU: none may take most of its memory at its start.
-        with _set({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (environment or {})):
+        # Several processes share a GPU: none may take most of its memory at its start. Large pages help all of them.
+        with _set({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | LARGE_PAGES | (environment or {})):
             self._process.start()
         other.close()
 
@@ -94,6 +97,8 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, side: str) -> None:
+    if side == SIDES[0]:
+        parallel.make_cores_devices(default_config())  # as the command line does
     server = _Server(side)
     while True:
         try:

@@ -48,7 +48,7 @@ class Workload(NamedTuple):
     num_classes: int = 43
     image_size: int = 32
     times: int = 1
-    mode: str = "none"
+    mode: str = "auto"
     precision: str = "tensorfloat32"
 
     @property
