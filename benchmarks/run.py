@@ -55,7 +55,7 @@ PRESETS = {
         compiled=("ft", "fip"),
         rounds=3,
         whole_rounds=1,
-        seconds=0.5,
+        seconds=1.5,  # several steps in a row, as in a purification: the first after a pause is slow
     ),
     "gpu": Preset(
         {"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, precision="tensorfloat32", fresh=True
