@@ -4,10 +4,11 @@
 
 The paper says so (its Figure 1 and Table 6). This trains victims of GTSRB alike for several seeds, benign, with BadNets
 and with Blend, purifies each by the default method, and measures before and after: top eigenvalue, trace and spectral
-density of the Fisher matrix and of the Hessian, all over the same clean test images. A row a network goes into OUT.csv;
-one that is there is not run again, so that a killed study goes on with the same command. At the end OUT.png and OUT.md:
-the densities, and how well the top eigenvalues of suspicious networks tell backdoored ones from benign ones (area under
-the ROC curve), which a defender could use without knowing any trigger.
+density of the Fisher matrix and of the Hessian, and the Fisher matrix in relative changes of the weights, all over the
+same clean test images. A row a network goes into OUT.csv; one that is there is not run again, so that a killed study
+goes on with the same command. At the end OUT.png and OUT.md: the densities, and how well the top eigenvalues of
+suspicious networks tell backdoored ones from benign ones (area under the ROC curve), which a defender could use without
+knowing any trigger.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from fip_jax.data.batches import to_device, to_unit
 from fip_jax.defend import begin
 from fip_jax.evaluate import make_predict, rates
 from fip_jax.material import prepare
+from fip_jax.network import RelativeNetwork
 from fip_jax.progress import console
 from fip_jax.purify import State
 from fip_jax.smoothness import Matrix, Smoothness
@@ -105,14 +107,16 @@ def measure(preset: Preset, attack: str, seed: int, places: models.Places) -> Ro
     predict = make_predict(victim.network)
     few = material.test.spread(preset.num_images)
     data = to_device(few.images, few.labels)
-    smoothness = Smoothness(
-        victim.network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size
+    absolute, relative = (
+        Smoothness(network, data | {"image": to_unit(data["image"])}, config.smoothness.chunk_size)
+        for network in (victim.network, RelativeNetwork(victim.network))
     )
     row: Row = {"dataset": preset.dataset, "attack": attack, "seed": seed}
     for when, network in zip(WHENS, (victim, purified), strict=True):
         found = rates(predict, network.params, network.model_state, material.test, material.triggered)
         row |= {f"{name}_{when}": value for name, value in found._asdict().items()}
-        row |= {f"{name}_{when}": value for name, value in sharpness(smoothness, network, preset).items()}
+        found_sharpness = sharpness(absolute, network, preset) | relative_sharpness(relative, network)
+        row |= {f"{name}_{when}": value for name, value in found_sharpness.items()}
     return row
 
 
@@ -136,6 +140,18 @@ def sharpness(smoothness: Smoothness, network: Suspect | State, preset: Preset) 
     return found | {"trace_fisher": smoothness.trace(*trees)}
 
 
+def relative_sharpness(smoothness: Smoothness, network: Suspect | State) -> Row:
+    """Columns of a network: of the Fisher matrix in relative changes of the weights (see `RelativeNetwork`)."""
+    trees = RelativeNetwork.at(network.params, network.model_state)
+    top = smoothness.top_eigenvalues(*trees, jax.random.key(0), tolerance=0.01, max_iterations=100)
+    return {
+        "lambda_max_relative": float(top.values[0]),
+        "residual_relative": float(top.residuals[0]),
+        "converged_relative": top.converged,
+        "trace_relative": smoothness.trace(*trees),
+    }
+
+
 def pending(preset: Preset, path: Path) -> list[tuple[str, int]]:
     """(attack, seed) of the networks that have no row yet."""
     finished = rows.done(path, KEY)
@@ -153,7 +169,13 @@ def area_under_roc(benign: list[float], backdoored: list[float]) -> float:
 
 def table(found: list[dict[str, str]]) -> str:
     """Means and deviations by attack, and the areas under the ROC curves, as Markdown."""
-    columns = ("lambda_max_hessian", "lambda_max_fisher", "trace_fisher")
+    columns = (
+        "lambda_max_hessian",
+        "lambda_max_fisher",
+        "trace_fisher",
+        "lambda_max_relative",
+        "trace_relative",
+    )
     lines = [
         "| attack | networks | " + " | ".join(f"{name}, {when}" for name in columns for when in WHENS) + " |"
     ]
@@ -169,10 +191,9 @@ def table(found: list[dict[str, str]]) -> str:
         benign = [value for clean, value in values if clean]
         backdoored = [value for clean, value in values if not clean]
         lines.append(f"| {name} | {area_under_roc(benign, backdoored):.2f} |")
-    unsettled = sum(
-        row[f"converged_{m}_{when}"] == "False" for row in found for m in MATRICES for when in WHENS
-    )
-    lines.append(f"\nTop eigenvalues that had not converged: {unsettled} of {4 * len(found)}.")
+    kinds = (*MATRICES, "relative")
+    unsettled = sum(row[f"converged_{m}_{when}"] == "False" for row in found for m in kinds for when in WHENS)
+    lines.append(f"\nTop eigenvalues that had not converged: {unsettled} of {2 * len(kinds) * len(found)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -42,10 +42,15 @@ def test_networks_differ_by_attack_and_seed_alone():
 def row(attack, seed, value, converged=True):
     found = {"dataset": "gtsrb", "attack": attack, "seed": seed}
     for when in ("before", "after"):
-        found |= {
-            f"{name}_{when}": value for name in ("lambda_max_hessian", "lambda_max_fisher", "trace_fisher")
-        }
-        found |= {f"converged_{matrix}_{when}": converged for matrix in ("fisher", "hessian")}
+        names = (
+            "lambda_max_hessian",
+            "lambda_max_fisher",
+            "trace_fisher",
+            "lambda_max_relative",
+            "trace_relative",
+        )
+        found |= {f"{name}_{when}": value for name in names}
+        found |= {f"converged_{kind}_{when}": converged for kind in ("fisher", "hessian", "relative")}
     return found
 
 
@@ -63,7 +68,7 @@ def test_the_table_by_hand(tmp_path):
     assert lines[3].startswith("| badnets | 1 | 3 | ")
     # Of the four pairs of a backdoored and a benign network three are in order.
     assert "| trace_fisher | 0.75 |" in lines
-    assert lines[-1] == "Top eigenvalues that had not converged: 4 of 16."
+    assert lines[-1] == "Top eigenvalues that had not converged: 6 of 24."
     assert pending(PRESETS["full"], path) == [
         ("none", 2),
         ("badnets", 1),

@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from configs import checkpoint, cifar10, gtsrb, quickstart
 from fip_jax import suspect
+from fip_jax.interop.foreign import to_safetensors
+from fip_jax.interop.state_dict import to_torch
 from fip_jax.material import prepare
-from fip_jax.workdir import Workdir
+from fip_jax.workdir import Workdir, write_whole
 
 
 class Places(NamedTuple):
@@ -21,7 +23,7 @@ class Places(NamedTuple):
     ibau: Path  # I-BAU's published files and triggers
     gtsrb: Path  # the three official archives
     data: Path  # prepared data sets of TFDS, CIFAR-10 among them
-    victims: Path  # networks trained here
+    victims: Path  # where networks are trained, unless they are kept
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -73,20 +75,24 @@ BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
 
 MODELS = (*PUBLISHED, *TRAINED)
 
+# Networks trained here, once: no two processors train the same one, and every row of a table shall mean it.
+KEPT = Path(__file__).parent / "victims"
+
 
 def config_of(name: str, places: Places) -> ConfigDict:
-    """The config of a network in `MODELS` or `BENIGN`; what `victim.checkpoint` says may have yet to be trained."""
+    """The config of a network in `MODELS` or `BENIGN`; what `victim.checkpoint` names may have yet to be trained."""
     if name in PUBLISHED:
         config = _published(*PUBLISHED[name], places)
     else:
         config = _trained(name, places)
-        config.victim.checkpoint = str(places.victims / name.replace("/", "_") / "victim")
+        config.victim.checkpoint = str(KEPT / f"{name.replace('/', '_')}.safetensors")
     return config
 
 
 def train(name: str, places: Places) -> None:
-    """Trains a network in `TRAINED` or `BENIGN`, or goes on with it."""
-    if Path(config_of(name, places).victim.checkpoint).exists():
+    """Trains a network in `TRAINED` or `BENIGN`, or goes on with it, and keeps it."""
+    kept = Path(config_of(name, places).victim.checkpoint)
+    if kept.exists():
         return
     config = _trained(name, places)
     # Only what the training reads: a victim outlives changes to the defences.
@@ -96,8 +102,9 @@ def train(name: str, places: Places) -> None:
     assert material.training is not None
     workdir.begin()
     fresh = suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
-    suspect.train(config, fresh, material.training, workdir, lambda _: {})
+    victim = suspect.train(config, fresh, material.training, workdir, lambda _: {})
     workdir.close()
+    write_whole(kept, to_safetensors(to_torch(victim.params, victim.model_state)))
 
 
 def _published(dataset: str, file: str, attack: dict[str, Any], places: Places) -> ConfigDict:

@@ -67,7 +67,8 @@ def configure(work: Workload) -> ConfigDict:
     config.defense.batch_size *= work.times
     for method in ("fip", "fast_fip"):
         config.defense[method].trace_batch_size *= work.times
-    config.parallel.mode = work.mode
+    # The official code's term is one of the whole batch, which devices that share it would change.
+    config.parallel.mode = "none" if work.row == "official" else work.mode
     config.precision = work.precision
     return config
 
