@@ -143,8 +143,7 @@ def default_config() -> ConfigDict:
     config.smoothness.over_time = ConfigDict({"num_images": 64, "hessian_steps": 6, "points": 11})
 
     config.parallel = ConfigDict()  # read by parallel.py
-    # auto: a CPU's cores, or one device; none: one device; pmap: all devices, each with its share of every batch
-    config.parallel.mode = "auto"
+    config.parallel.mode = "none"  # one device; or pmap: all of them, each with its share of every batch
 
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
@@ -277,15 +276,14 @@ def _expect_one_of(config: ConfigDict, key: str, names: Any) -> None:
 def victim_settings(config: ConfigDict, num_images: int, epochs: int | None = None) -> Settings:
     """The step's settings for training a victim on `num_images` images, for `victim.epochs` or for others."""
     victim = config.victim
-    batch_size = min(victim.batch_size, num_images)
-    trace_batch_size = victim.trace_batch_size if victim.eta_f else None
+    steps_per_epoch = num_images // min(victim.batch_size, num_images)
     return Settings(
         learning_rate=victim.learning_rate,
-        num_steps=(epochs or victim.epochs) * (num_images // batch_size),
+        num_steps=(epochs or victim.epochs) * steps_per_epoch,
         momentum=victim.momentum,
         weight_decay=victim.weight_decay,
         warmup=victim.warmup,
-        axis=axis_of(config, victim__batch_size=batch_size, victim__trace_batch_size=trace_batch_size),
+        axis=axis_of(config),
         precision=config.precision,
         eta_f=victim.eta_f,
         trace_limit=victim.trace_limit,
@@ -295,18 +293,10 @@ def victim_settings(config: ConfigDict, num_images: int, epochs: int | None = No
     )
 
 
-def defense_settings(config: ConfigDict, num_clean: int | None = None) -> Settings:
-    """The step's settings for `defense.name`, on `num_clean` images where that is fewer than a batch."""
+def defense_settings(config: ConfigDict) -> Settings:
+    """The step's settings for `defense.name`."""
     defense = config.defense
-    method = defense[defense.name].to_dict()
-    sizes = {
-        "defense__batch_size": min(defense.batch_size, num_clean or defense.batch_size),
-        f"defense__{defense.name}__trace_batch_size": method.get("trace_batch_size"),
-    }
+    common = {"num_steps": defense.steps, "momentum": defense.momentum}
     return Settings(
-        num_steps=defense.steps,
-        momentum=defense.momentum,
-        axis=axis_of(config, **sizes),
-        precision=config.precision,
-        **method,
+        **common, **defense[defense.name].to_dict(), axis=axis_of(config), precision=config.precision
     )

@@ -73,13 +73,19 @@ def begin(
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise.
     """
-    settings = defense_settings(config, len(clean.labels))
+    settings = defense_settings(config)
     as_it_came = (params, model_state)
     fast = config.defense.name == "fast_fip"
     if fast:
         if isinstance(network, FunctionNetwork):
             raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         network, params, model_state = spectral.factorise(network, params, model_state)
+    batch_size = min(config.defense.batch_size, len(clean.labels))
+    parallel.check_divides(
+        settings.axis,
+        defense__batch_size=batch_size,
+        **{f"defense__{config.defense.name}__trace_batch_size": settings.trace_batch_size},
+    )
     data = to_device(clean.images, clean.labels)
     objective = make_objective(
         network.with_convolution(convolution.for_batches()).with_axis(settings.axis),

@@ -22,11 +22,10 @@ def _main(_: list[str]) -> None:
     # Imported here, so that a mistyped flag is answered at once.
     import jax
 
-    from fip_jax import compiled, experiment, parallel
+    from fip_jax import compiled, experiment
 
     compiled.keep()
     try:
-        parallel.make_cores_devices(_CONFIG.value)
         command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
         experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""), command)
     except UserError as error:

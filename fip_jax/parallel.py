@@ -8,8 +8,6 @@ devices by `mean`, is the gradient of the mean of these scalars. A mean or sum i
 BatchNorm over the whole batch, the gradient whose norm estimates Tr F) is differentiated through.
 """
 
-import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,55 +21,31 @@ from fip_jax.errors import UserError
 
 PyTree = Any
 
-MODES = ("auto", "none", "pmap")
+MODES = ("none", "pmap")
 AXIS = "devices"
 
 
-def axis_of(config: ConfigDict, **sizes: int | None) -> str | None:
-    """The axis over which the steps of a run are spread, None for one device.
+def axis_of(config: ConfigDict) -> str | None:
+    """The axis over which the steps of a run are spread, None for one device."""
+    return AXIS if config.parallel.mode == "pmap" else None
+
+
+def check_divides(axis: str | None, **sizes: int | None) -> None:
+    """Refuses numbers of examples that cannot be spread evenly.
 
     Args:
-      config: the run's, of which `parallel.mode` counts. "auto" spreads over the cores of a CPU where the program made
-        them devices (see `make_cores_devices`), as far as the sizes allow it.
-      **sizes: numbers of examples that are to be spread, under their config keys with `__` for dots; None is passed
-        over.
+      axis: from `axis_of`.
+      **sizes: the numbers, under their config keys with `__` for dots; None is passed over.
 
     Raises:
-      UserError: names the key of a size that the devices cannot share evenly, in the mode "pmap".
+      UserError: names the key.
     """
-    if config.parallel.mode == "none" or (config.parallel.mode == "auto" and not _has_cores()):
-        return None
     for key, size in sizes.items():
-        if size is not None and size % jax.device_count():
-            if config.parallel.mode == "auto":
-                return None
+        if axis and size is not None and size % jax.device_count():
             raise UserError(
                 f"{key.replace('__', '.')}: found {size} examples for {jax.device_count()} devices, expected a "
                 "multiple of their number, or parallel.mode=none"
             )
-    return AXIS
-
-
-def make_cores_devices(config: ConfigDict) -> None:
-    """Makes devices of a CPU's cores, as many as batches can be shared by, where `parallel.mode` is "auto".
-
-    XLA's program for one CPU device uses several cores badly. To be called before anything has been computed; without a
-    meaning on other platforms, and without effect where XLA_FLAGS ask for a number of devices.
-    """
-    if config.parallel.mode != "auto" or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    method = config.defense[config.defense.name]
-    sizes = [config.victim.batch_size, config.defense.batch_size, method.get("trace_batch_size", 0)]
-    if config.victim.eta_f:
-        sizes.append(config.victim.trace_batch_size)
-    common = math.gcd(*sizes)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if common % n == 0))
-
-
-def _has_cores() -> bool:
-    count: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-    return count > 1 and jax.default_backend() == "cpu"
 
 
 def share(tree: PyTree, axis: str | None) -> PyTree:

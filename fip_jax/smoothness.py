@@ -81,15 +81,27 @@ class Smoothness:
 
         @in_float32
         def of_examples(quantity, chunk, params, model_state, *rest):
-            log_probs_fn = make_log_probs_fn(network if quantity is fisher.product else for_gradients)
+            log_probs_fn = make_log_probs_fn(for_gradients)
             of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
             return quantity(of_one, params, chunk, *rest)
+
+        @in_float32
+        def of_product(quantity, chunk, params, model_state, vector):
+            log_probs_fn = make_log_probs_fn(network)
+            of_one = of_one_example(lambda p, batch: log_probs_fn(p, model_state, batch))
+            return quantity(
+                of_one,
+                params,
+                chunk,
+                vector,
+                log_probs_fn=lambda p, batch: for_batches(p, model_state, batch),
+            )
 
         @in_float32
         def of_loss(quantity, chunk, params, model_state, *rest):
             return quantity(lambda p, batch: -for_batches(p, model_state, batch).mean(), params, chunk, *rest)
 
-        self._of_examples, self._of_loss = of_examples, of_loss
+        self._of_examples, self._of_product, self._of_loss = of_examples, of_product, of_loss
         self._compiled = functools.cache(
             lambda of_chunk, quantity, axis: parallel.map_shares(functools.partial(of_chunk, quantity), axis)
         )
@@ -144,7 +156,7 @@ class Smoothness:
     ) -> PyTree:
         """Matrix-vector product, a pytree like `params`."""
         if matrix == "fisher":
-            return self._mean(self._of_examples, fisher.product, params, model_state, vector)
+            return self._mean(self._of_product, fisher.product, params, model_state, vector)
         return self._mean(self._of_loss, hessian.product, params, model_state, vector)
 
     def top_eigenvalues(

@@ -197,6 +197,7 @@ def train(
         return suspect._replace(params=params, model_state=model_state)
     epochs = course.epochs or config.victim.epochs
     settings = _settings(config, len(split.labels), epochs, course.adaptive)
+    parallel.check_divides(settings.axis, victim__batch_size=min(config.victim.batch_size, len(split.labels)))
     lesson = _lesson(config, suspect, settings, course.by_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 10)
     outcome = phase.run(

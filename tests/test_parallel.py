@@ -1,16 +1,12 @@
 """Eight devices against one: the same steps of every method, the same Fisher matrix, to float32 accuracy."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import assert_trees_close, conv_net
-from small_runs import ROOT
 
 from fip_jax import defend, parallel, purify
 from fip_jax.config import check_config, default_config
@@ -196,34 +192,6 @@ def test_numbers_that_cannot_be_spread_are_refused(case, key, value, method):
         case = network, params, model_state, clean.take(np.arange(39))
     with pytest.raises(UserError, match=key.replace(".", r"\.") + r".*\b8 devices.*parallel\.mode=none"):
         defend.begin(config, *case)
-
-
-@pytest.mark.parametrize(
-    ("mode", "flags", "expected"),
-    [
-        # Of 6 cores 4, which share batches of 128, 64 and 16; 34 images they cannot share.
-        ("auto", "", "4 devices None"),
-        ("none", "", "1 None None"),
-        ("auto", "--xla_force_host_platform_device_count=3", "3 None None"),
-        ("pmap", "--xla_force_host_platform_device_count=2", "2 devices devices"),
-    ],
-)
-def test_cores_of_a_cpu_become_devices(mode, flags, expected):
-    code = f"""if True:
-        import os
-        os.sched_getaffinity = lambda _: range(6)
-        import jax
-        from fip_jax import parallel
-        from fip_jax.config import default_config, defense_settings
-        config = default_config()
-        config.parallel.mode = {mode!r}
-        parallel.make_cores_devices(config)
-        print(jax.device_count(), defense_settings(config).axis, defense_settings(config, 34).axis)"""
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
-    )
-    assert found.stdout.strip() == expected
 
 
 def test_shares_are_dealt_and_gathered_in_order():

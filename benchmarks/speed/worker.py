@@ -16,8 +16,6 @@ from typing import Any
 from benchmarks.speed import agreement, ours
 from benchmarks.speed.agreement import Step
 from benchmarks.speed.workload import Task, Workload
-from fip_jax import parallel
-from fip_jax.config import default_config
 from fip_jax.pages import LARGE_PAGES
 
 SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
@@ -97,8 +95,6 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, side: str) -> None:
-    if side == SIDES[0]:
-        parallel.make_cores_devices(default_config())  # as the command line does
     server = _Server(side)
     while True:
         try:

@@ -48,7 +48,7 @@ class Workload(NamedTuple):
     num_classes: int = 43
     image_size: int = 32
     times: int = 1
-    mode: str = "auto"
+    mode: str = "none"
     precision: str = "tensorfloat32"
 
     @property
@@ -67,8 +67,7 @@ def configure(work: Workload) -> ConfigDict:
     config.defense.batch_size *= work.times
     for method in ("fip", "fast_fip"):
         config.defense[method].trace_batch_size *= work.times
-    # The official code's term is one of the whole batch, which devices that share it would change.
-    config.parallel.mode = "none" if work.row == "official" else work.mode
+    config.parallel.mode = work.mode
     config.precision = work.precision
     return config
 
