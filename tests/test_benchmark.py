@@ -131,7 +131,7 @@ def test_quartiles_by_hand():
 
 
 # PyTorch's own, when its forward mode is first used.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("row", ["fip", "fast_fip", "official", "lambda_max", "evaluation"])
 def test_pytorch_does_every_row(row):

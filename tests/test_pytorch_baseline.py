@@ -162,7 +162,7 @@ def test_the_official_term_is_the_same(case):
 
 
 # PyTorch's own, when its forward mode is first used.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_products_are_the_same(case):
     (network, params, model_state), batch, module, theirs = case
     rng = np.random.default_rng(3)
