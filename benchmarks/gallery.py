@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page")
     parser.add_argument("--attacks", nargs="+", choices=NAMES, default=list(NAMES))
     options = parser.parse_args(arguments)
-    compiled.keep()
+    compiled.set_up()
     config = runpy.run_path(str(options.config))["get_config"]()
     config.attack.name = "none"
     material = prepare(config)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import nnls
 
 from benchmarks.speed.workload import Workload, draw_images
-from fip_jax import convolution
+from fip_jax import compiled, convolution
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.experiment import environment
 from fip_jax.models import create_model
@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="files to write, without an ending")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each point")
     arguments = parser.parse_args()
+    compiled.spread_convolutions()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     rows = grow(SIZES, arguments.rounds)
     memory = {quantity: shares(rows, quantity) for quantity in ("estimated", "exact")}

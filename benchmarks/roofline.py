@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.speed import ours
 from benchmarks.speed.workload import ROWS, Workload, configure, draw_images
-from fip_jax import defend
+from fip_jax import compiled, defend
 from fip_jax.experiment import environment
 from fip_jax.models import create_model
 from fip_jax.network import split_module
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each step and of the ceilings")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a measurement takes at least")
     arguments = parser.parse_args()
+    compiled.spread_convolutions()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     works = [
         Workload(row, name, int(width))

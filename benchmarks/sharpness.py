@@ -232,7 +232,7 @@ def main() -> None:
     for place in ("gtsrb", "data", "victims"):
         parser.add_argument(f"--{place}", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
-    compiled.keep()
+    compiled.set_up()
     folders = {place: getattr(arguments, place).absolute() for place in ("gtsrb", "data", "victims")}
     places, preset = models.Places(ibau=Path(), **folders), PRESETS[arguments.preset]
     csv_file = arguments.out.with_suffix(".csv")

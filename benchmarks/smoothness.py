@@ -25,6 +25,7 @@ from torch.nn import functional
 from benchmarks import pytorch_baseline
 from benchmarks.speed import ours
 from benchmarks.speed.workload import Workload, configure, draw_images
+from fip_jax import compiled
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.errors import UserError
 from fip_jax.experiment import environment
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
     parser.add_argument("--out", type=Path, required=True, help="files to write, without an ending")
     arguments = parser.parse_args()
+    compiled.spread_convolutions()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     preset = PRESETS[arguments.preset]
     try:

@@ -24,7 +24,7 @@ def _main(_: list[str]) -> None:
 
     from fip_jax import compiled, experiment
 
-    compiled.keep()
+    compiled.set_up()
     try:
         command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
         experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""), command)

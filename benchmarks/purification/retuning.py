@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
     models.add_places(parser)
     arguments = parser.parse_args()
-    compiled.keep()
+    compiled.set_up()
     places = models.places(arguments)
     finished = rows.done(arguments.out, KEY)
     for start in starts():

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=models.MODELS, default=models.MODELS, help="no others")
     models.add_places(parser)
     arguments = parser.parse_args()
-    compiled.keep()
+    compiled.set_up()
     places = models.places(arguments)
     share, shares = map(int, arguments.share.split("/"))
     table = (run for run in TABLES[arguments.table]() if run.model in arguments.models)

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.speed import agreement, ours
 from benchmarks.speed.agreement import Step
 from benchmarks.speed.workload import Task, Workload
+from fip_jax import compiled
 from fip_jax.pages import LARGE_PAGES
 
 SIDES = ("fip_jax", "PyTorch", "PyTorch compiled")
@@ -95,6 +96,7 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, side: str) -> None:
+    compiled.spread_convolutions()
     server = _Server(side)
     while True:
         try:
