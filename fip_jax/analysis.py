@@ -12,6 +12,7 @@ from fip_jax import landscape
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
 from fip_jax.eigen import EigenPairs
+from fip_jax.network import RelativeNetwork
 from fip_jax.parallel import axis_of
 from fip_jax.progress import Task, console
 from fip_jax.purify import State
@@ -36,17 +37,23 @@ class Analysis:
         self._config = config.smoothness
         self._key = jax.random.fold_in(jax.random.key(config.seed), 30)
         data = to_device(test.images[: self._config.num_images], test.labels[: self._config.num_images])
-        self._smoothness = Smoothness(
-            network.network,
-            data | {"image": to_unit(data["image"])},
-            self._config.chunk_size,
-            axis_of(config),
+        batch = data | {"image": to_unit(data["image"])}
+        self._smoothness, self._relative = (
+            Smoothness(kind, batch, self._config.chunk_size, axis_of(config))
+            for kind in (network.network, RelativeNetwork(network.network))
         )
 
     def brief(self, network: Suspect | State) -> dict[str, Any]:
-        """Top eigenvalue and trace of the Fisher matrix; null what is not finite."""
+        """Top eigenvalue and trace of the Fisher matrix, and the trace in relative changes of the weights.
+
+        Null what is not finite.
+        """
         found, _ = self._top(network, "fisher", 1)
-        return found | {"trace_fisher": finite(self._smoothness.trace(network.params, network.model_state))}
+        weights = network.params, network.model_state
+        return found | {
+            "trace_fisher": finite(self._smoothness.trace(*weights)),
+            "trace_fisher_relative": finite(self._relative.trace(*RelativeNetwork.at(*weights))),
+        }
 
     def whole(self, network: Suspect, workdir: Workdir) -> dict[str, Any]:
         """Fisher matrix and Hessian: `num_pairs` eigenvalues, traces, spectral densities, and slices of the loss.

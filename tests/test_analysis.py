@@ -75,11 +75,13 @@ def whole(case, tmp_path_factory):
     workdir.close()
 
 
-def test_numbers_are_those_of_the_dense_matrices(whole, dense):
+def test_numbers_are_those_of_the_dense_matrices(case, whole, dense):
     found, (fisher, hessian, loss) = whole[0], dense
     assert found["lambda_max_converged"]
     np.testing.assert_allclose(found["lambda_max_fisher"], largest(fisher, 1)[0], rtol=1e-3)
     np.testing.assert_allclose(found["trace_fisher"], np.trace(fisher), rtol=1e-4)
+    weights = np.asarray(ravel_pytree(case[0].params)[0])
+    np.testing.assert_allclose(found["trace_fisher_relative"], weights**2 @ np.diag(fisher), rtol=1e-4)
     for name, matrix in (("fisher", fisher), ("hessian", hessian)):
         part = found[name]
         assert part["converged"]

@@ -24,7 +24,11 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
         ("ra", "RA, triggered images right"),
     ):
         table.add_row(meaning, *(per_cent(summary[network][name]) for network in networks))
-    for name, meaning in (("lambda_max_fisher", "Fisher, top eigenvalue"), ("trace_fisher", "Fisher, trace")):
+    for name, meaning in (
+        ("lambda_max_fisher", "Fisher, top eigenvalue"),
+        ("trace_fisher", "Fisher, trace"),
+        ("trace_fisher_relative", "Fisher, trace in relative changes"),
+    ):
         table.add_row(meaning, *(number(part[name]) for part in sharp.values()))
     for matrix in ("fisher", "hessian"):
         if matrix in sharp["before"]:

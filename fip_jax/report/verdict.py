@@ -20,6 +20,7 @@ _NAMES = {
     "lambda_max_iterations": "Fisher matrix, iterations for the top eigenvalue",
     "lambda_max_converged": "Fisher matrix, top eigenvalue converged",
     "trace_fisher": "Fisher matrix, trace (exact)",
+    "trace_fisher_relative": "Fisher matrix in relative changes of the weights, trace (exact)",
     "fisher": "Fisher matrix",
     "hessian": "Hessian",
     "eigenvalues": "top eigenvalues",
@@ -29,6 +30,12 @@ _NAMES = {
     "density.size": "parameters",
     "density.trace": "trace by probes",
     "density.trace_standard_error": "standard error of the trace by probes",
+}
+
+_SHARPNESS = {
+    "lambda_max_fisher": "Top eigenvalue of the Fisher matrix",
+    "trace_fisher": "Trace of the Fisher matrix",
+    "trace_fisher_relative": "Its trace in relative changes of the weights, which their scale does not move",
 }
 
 
@@ -140,11 +147,11 @@ def _changed(summary: dict[str, Any]) -> list[str]:
         note = "; most triggered images are still taken for something wrong" if after["ra"] < 0.5 else ""
         sentences.append(f"RA, triggered images right: {_move('ra', before, after)}{note}.")
         sentences.append(f"DER, from 0 to 1 and 0.5 for no effect: {after['der']:.3f}.")
-    for key, name in (("lambda_max_fisher", "Top eigenvalue"), ("trace_fisher", "Trace")):
+    for key, name in _SHARPNESS.items():
         first, last = sharp["before"][key], sharp["after"][key]
         if first is not None and last is not None:
             way = "fell" if last < first else "rose" if last > first else "stayed"
-            sentences.append(f"{name} of the Fisher matrix: {way} from {number(first)} to {number(last)}.")
+            sentences.append(f"{name}: {way} from {number(first)} to {number(last)}.")
     if summary["skipped_steps"]:
         sentences.append(
             f"{summary['skipped_steps']} steps of purification were not finite and were left out."

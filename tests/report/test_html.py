@@ -30,8 +30,14 @@ def summary(before=(0.98, 0.97, 0.02), after=(0.96, 0.01, 0.94), converged=True,
         "lambda_max_iterations": 7,
         "lambda_max_converged": True,
         "trace_fisher": 80.0,
+        "trace_fisher_relative": 1.5,
     }
-    later = sharp | {"lambda_max_fisher": 4.5, "lambda_max_converged": converged, "trace_fisher": 160.0}
+    later = sharp | {
+        "lambda_max_fisher": 4.5,
+        "lambda_max_converged": converged,
+        "trace_fisher": 160.0,
+        "trace_fisher_relative": 0.5,
+    }
     return {
         "victim": dict(zip(names, before, strict=True)),
         "purified": dict(zip(names, after, strict=True)) | {"der": None if after[1] is None else 0.97},
@@ -114,6 +120,7 @@ def test_the_page_holds_the_numbers_of_the_run():
         "RA, triggered images right: 2.00 % before, 94.00 % after.",
         "Top eigenvalue of the Fisher matrix: fell from 12.35 to 4.5.",
         "Trace of the Fisher matrix: rose from 80 to 160.",
+        "Its trace in relative changes of the weights, which their scale does not move: fell from 1.5 to 0.5.",
         "does not prove that nothing is left",
         "-96.00 points",
         "+92.00 points",
