@@ -29,6 +29,7 @@ class Preset(NamedTuple):
     Attributes:
       networks: name to width.
       rows: of `ROWS`.
+      later_rows: of the networks after the first.
       compiled: rows for which PyTorch is compiled, which on a CPU takes minutes each.
       num_clean: clean images.
       rounds: measurements of each row and side; of whole purifications `whole_rounds`.
@@ -40,6 +41,7 @@ class Preset(NamedTuple):
 
     networks: dict[str, int]
     rows: tuple[str, ...] = tuple(ROWS)
+    later_rows: tuple[str, ...] = tuple(ROWS)
     compiled: tuple[str, ...] = tuple(ROWS)
     num_clean: int = 392
     rounds: int = 5
@@ -52,6 +54,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "cpu": Preset(
         {"small_vgg": 32, "preact_resnet18": 16},
+        later_rows=("ft", "ft_sam", "fip", "fast_fip"),
         compiled=("ft", "fip"),
         rounds=3,
         whole_rounds=1,
@@ -147,8 +150,8 @@ def run(preset: Preset, out: Path) -> dict[str, Any]:
     try:
         content["load"] = busy()
         content["environment"] = {side: worker.about() for side, worker in workers.items()}
-        for network, width in preset.networks.items():
-            for row in preset.rows:
+        for place, (network, width) in enumerate(preset.networks.items()):
+            for row in preset.later_rows if place else preset.rows:
                 work = Workload(row, network, width, preset.num_clean, precision=preset.precision)
                 measured = measure(work, workers, preset)
                 content["rows"].append(work._asdict() | {"sides": measured})
