@@ -63,7 +63,15 @@ PRESETS = {
     "gpu": Preset(
         {"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, precision="tensorfloat32", fresh=True
     ),
-    "smoke": Preset({"small_vgg": 2}, ("ft", "lambda_max"), (), 16, 2, 1, 0.0),
+    "smoke": Preset(
+        {"small_vgg": 2},
+        ("ft", "lambda_max"),
+        compiled=(),
+        num_clean=16,
+        rounds=2,
+        whole_rounds=1,
+        seconds=0.0,
+    ),
 }
 
 
