@@ -178,7 +178,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.legend(fontsize=7)
             else:
                 axis.set_axis_off()
-        axes[0, column].set_title(name)
+                axes[0, column].tick_params(labelbottom=True)
+        axes[0, column].set(title=name, xlabel="" if axes[1, column].axison else name)
         axes[1, column].set_xlabel(name)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("memory of the program, MiB")
