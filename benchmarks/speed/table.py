@@ -110,5 +110,5 @@ def draw(content: dict[str, Any], path: Path) -> None:
         axis.invert_yaxis()
         axis.margins(x=0.15)
         axis.set(title=f"{network}, width {rows[0]['width'] if rows else ''}", xlabel="time, fip_jax = 1")
-        axis.legend(fontsize=8)
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(SIDES))
     FigureCanvasAgg(figure).print_png(str(path))
