@@ -232,7 +232,7 @@ def test_all_figures_of_a_run(tmp_path, triggered, trace):
 @pytest.mark.parametrize("asr, der", [(0.999, 0.984), (None, None)])
 def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
     rates = {"acc": 0.9512, "asr": asr, "ra": asr}
-    sharpness = {"lambda_max_fisher": 12.34567, "trace_fisher": 2e5}
+    sharpness = {"lambda_max_fisher": 12.34567, "trace_fisher": 2e5, "trace_fisher_relative": 0.4321}
     summary = {
         "victim": rates,
         "purified": {**rates, "acc": 0.9, "der": der},
@@ -258,6 +258,7 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
         "90.00 %",
         "12.35",
         "2e+05",
+        "0.4321",
         "2 steps were not finite",
     ]
     wanted += [
