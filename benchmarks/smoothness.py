@@ -52,7 +52,7 @@ class Preset(NamedTuple):
     rounds: int
 
 
-PRESETS = {"full": Preset(32, 392, 10, 50, 5), "smoke": Preset(2, 12, 4, 5, 1)}
+PRESETS = {"full": Preset(16, 392, 10, 50, 3), "smoke": Preset(2, 12, 4, 5, 1)}
 
 
 class Problem(NamedTuple):
