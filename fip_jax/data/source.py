@@ -39,7 +39,9 @@ def load(
     builder = _builder(name, data_dir, crop)
     if not {"image", "label"} <= set(builder.info.features or {}):
         raise UserError(f"dataset.name: {name} has no features 'image' and 'label', expected labelled images")
-    _prepare(builder, name, manual_dir)
+    if not builder.is_prepared():
+        _prepare(builder, name, manual_dir)
+        builder = _builder(name, data_dir, crop)  # with what lies on disk
     splits = builder.info.splits
     evaluation = next((split for split in ("test", "validation") if split in splits), None)
     if "train" not in splits or evaluation is None:
@@ -69,8 +71,6 @@ def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> None:
-    if builder.is_prepared():
-        return
     if manual_dir and not Path(manual_dir).is_dir():
         raise UserError(f"dataset.manual_dir: found no folder {manual_dir}, expected one")
     console.print(f"prepare {name}, once for all runs, in {builder.data_path}", markup=False)
@@ -87,6 +87,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> N
             f"it is, with file_format='array_record', and point dataset.data_dir there ({error})"
         ) from error
     except Exception as error:  # TFDS lets through whatever the download or the builder raised
+        if builder.is_prepared():
+            return  # another process came first
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"dataset.name: {name} could not be downloaded and prepared: {reason}") from error
 

@@ -171,6 +171,23 @@ def test_rendered_signs(tmp_path, monkeypatch, size):
 
 
 @pytest.mark.usefixtures("no_network")
+def test_two_processes_may_prepare_a_set_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SPLIT_SIZES", {"train": 50, "test": 45})
+    others = []
+    generate = builder.RenderedSigns._split_generators
+
+    def while_another_comes_first(self, downloads):
+        if not others:
+            others.append(None)
+            others[0] = source.load("rendered_signs", data_dir=str(tmp_path))
+        return generate(self, downloads)
+
+    monkeypatch.setattr(builder.RenderedSigns, "_split_generators", while_another_comes_first)
+    data = source.load("rendered_signs", data_dir=str(tmp_path))
+    np.testing.assert_array_equal(data.train.images, others[0].train.images)
+
+
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(
     "name",
     [
