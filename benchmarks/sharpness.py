@@ -69,7 +69,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "full": Preset("gtsrb", 3, 512, 50, 2, {}),
+    "full": Preset("gtsrb", 3, 256, 40, 1, {}),
     "smoke": Preset(
         "signs",
         1,
