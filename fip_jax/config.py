@@ -104,15 +104,18 @@ def default_config() -> ConfigDict:
     config.defense.steps = 200
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
+    # A square of a random colour on clean images: share of the images, and its side over the image's.
+    config.defense.erase_rate = 1.0
+    config.defense.erase_size = 0.16
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
-    config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.05})
+    config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(
-        {"learning_rate": 0.02, "weight_decay": 0.05, "radius": 0.3, "adaptive": True}
+        {"learning_rate": 0.02, "weight_decay": 0.03, "radius": 0.3, "adaptive": True}
     )
     config.defense.fip = ConfigDict(
         {
             "learning_rate": 0.02,
-            "weight_decay": 0.05,  # of kernels: shrinks what the clean images do not hold up
+            "weight_decay": 0.03,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
@@ -221,6 +224,8 @@ def check_config(config: ConfigDict) -> None:
     _expect(
         config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last"
     )
+    _expect(config, "defense.erase_rate", lambda value: 0 <= value <= 1, "a fraction from 0 to 1")
+    _expect(config, "defense.erase_size", lambda value: 0 < value <= 1, "a fraction above 0, at most 1")
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":

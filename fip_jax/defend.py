@@ -108,7 +108,13 @@ def begin(
         anchor = Anchor(
             params, _share_of_trace(config, settings, network, objective, params, model_state, data)
         )
-    draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
+    draw = make_draw(
+        config.defense.batch_size,
+        config.dataset.crop_padding,
+        config.dataset.flip,
+        config.defense.erase_rate,
+        config.defense.erase_size,
+    )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, draw, penalty),

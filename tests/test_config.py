@@ -101,6 +101,8 @@ LEARNT = ("dynamic", "fba", "issba", "lira", "troj")  # attacks whose trigger is
         ("clean.max_per_track", [0]),
         ("defense.steps", [0, -5]),
         ("defense.batch_size", [0]),
+        ("defense.erase_rate", [-0.1, 1.5, NAN]),
+        ("defense.erase_size", [0.0, 1.5, NAN]),
         ("smoothness.tolerance", [0.0]),
         ("smoothness.max_iterations", [0]),
         ("smoothness.chunk_size", [0]),

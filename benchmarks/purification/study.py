@@ -13,7 +13,7 @@ import argparse
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +24,13 @@ from benchmarks.purification import models, official, rows
 from benchmarks.purification.tables import TABLES, Run
 from fip_jax import compiled, suspect
 from fip_jax.config import check_config
-from fip_jax.data.batches import to_device, to_unit
-from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
 from fip_jax.evaluate import effectiveness, make_predict, rates
 from fip_jax.material import prepare
-from fip_jax.network import RelativeNetwork
 from fip_jax.progress import console
-from fip_jax.smoothness import Smoothness
 from fip_jax.timing import Lap
 
-# Of the Fisher matrix, in the weights and in their relative changes.
-SHARPNESS = (
-    "lambda_max",
-    "converged",
-    "trace",
-    "relative_lambda_max",
-    "relative_converged",
-    "relative_trace",
-)
-SHARPNESS_IMAGES = 128
 KEY = ("model", "method", "settings", "clean", "seed")
 
 
@@ -69,9 +55,7 @@ def configure(run: Run, places: models.Places) -> ConfigDict:
 def measure(run: Run, places: models.Places) -> dict[str, Any]:
     """One purification, judged before and after."""
     config = configure(run, places)
-    victim, material, predict, before, sharp, sharpness = at_hand(
-        run.model, run.clean, config.seed, run.sharpness, places
-    )
+    victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
     lap = Lap()
     penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
@@ -86,48 +70,18 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
         "der": round(effectiveness(before, after) or 0.0, 5),
         "skipped": int(state.num_skipped),
         "seconds": round(spent["total"] - spent["compile"], 1),
-        **{f"{name}_before": value for name, value in sharp.items()},
-        **{f"{name}_after": value for name, value in sharpness(state).items()},
     }
 
 
 @functools.lru_cache(maxsize=4)
-def at_hand(model: str, clean: float, seed: int, sharpness: bool, places: models.Places) -> Any:
-    """What the methods of a model share: (suspect, material, predict, rates, sharpness, what measures it)."""
+def at_hand(model: str, clean: float, seed: int, places: models.Places) -> Any:
+    """What the methods of a model share: (suspect, material, predict, rates before)."""
     config = configure(Run(model, "ft", clean=clean, seed=seed), places)
     victim = suspect.load(config)
     material = prepare(config, victim.num_classes)
     predict = make_predict(victim.network)
     before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
-    measure = (
-        sharpness_over(config, victim, material.test) if sharpness else lambda _: dict.fromkeys(SHARPNESS)
-    )
-    return victim, material, predict, before, measure(victim), measure
-
-
-def sharpness_over(
-    config: ConfigDict, victim: suspect.Suspect, test: Split
-) -> Callable[[Any], dict[str, Any]]:
-    """A function that measures a network of the victim's kind over `SHARPNESS_IMAGES` test images."""
-    some = to_device(test.images[:SHARPNESS_IMAGES], test.labels[:SHARPNESS_IMAGES])
-    batch = some | {"image": to_unit(some["image"])}
-    absolute, relative = (
-        Smoothness(network, batch, config.smoothness.chunk_size)
-        for network in (victim.network, RelativeNetwork(victim.network))
-    )
-
-    def of(smoothness: Smoothness, params: Any, model_state: Any) -> tuple[float, bool, float]:
-        top = smoothness.top_eigenvalues(
-            params, model_state, jax.random.key(0), tolerance=0.01, max_iterations=50
-        )
-        return float(top.values[0]), top.converged, smoothness.trace(params, model_state)
-
-    def measure(network: Any) -> dict[str, Any]:
-        weights = network.params, network.model_state
-        found = of(absolute, *weights) + of(relative, *RelativeNetwork.at(*weights))
-        return dict(zip(SHARPNESS, found, strict=True))
-
-    return measure
+    return victim, material, predict, before
 
 
 def key_of(run: Run) -> dict[str, str]:

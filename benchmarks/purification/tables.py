@@ -17,7 +17,6 @@ class Run(NamedTuple):
       settings: changes to the config, by flattened key.
       clean: clean images as a multiple of the config's, which is 1 % of the training set.
       seed: see `study.configure`.
-      sharpness: whether the top eigenvalue and the trace of the Fisher matrix are measured too, over test images.
     """
 
     model: str
@@ -25,7 +24,6 @@ class Run(NamedTuple):
     settings: Settings = ()
     clean: float = 1.0
     seed: int = 0
-    sharpness: bool = False
 
 
 def settings(**values: Any) -> Settings:
@@ -34,45 +32,41 @@ def settings(**values: Any) -> Settings:
 
 
 # Settings are chosen on these, and shown on the others as well.
-FIRST = ("ibau/cifar10_badnets", "ibau/cifar10_trojan_wm", "signs/badnets_11", "signs/blend_12")
-TUNED_ON = (*FIRST, "signs/badnets_13", "signs/badnets_14", "gtsrb/badnets", "cifar10/badnets")
-
-Choice = tuple[str, Settings]
+TUNED_ON = (
+    "ibau/cifar10_badnets",
+    "ibau/cifar10_trojan_wm",
+    "signs/badnets_11",
+    "signs/blend_12",
+    "signs/badnets_13",
+    "signs/badnets_14",
+    "gtsrb/badnets",
+    "cifar10/badnets",
+)
 
 
 def tune() -> Iterator[Run]:
     """Each method over a grid, on the networks that settings are chosen on."""
-    for choices, networks in ((with_decay(), TUNED_ON), (without_decay(), FIRST)):
-        for method, changed in choices:
-            for model in networks:
-                yield Run(model, method, changed)
+    for method, changed in choices():
+        for model in TUNED_ON:
+            yield Run(model, method, changed)
 
 
-def _choice(method: str, rate: float, **changes: Any) -> Choice:
-    changes |= {"learning_rate": rate}
-    return method, settings(**{f"{method}__{key}": value for key, value in changes.items()})
-
-
-def without_decay() -> Iterator[Choice]:
-    """The first round: learning rates, SAM, and FIP in the paper's form."""
-    for rate in (0.05, 0.1):
-        yield _choice("ft", rate, weight_decay=0.0)
-    for rate, radius in ((0.05, 0.3), (0.05, 1.0), (0.1, 0.3)):
-        yield _choice("ft_sam", rate, weight_decay=0.0, radius=radius)
-    yield _choice("fip", 0.1, weight_decay=0.0, trace_limit=0.3, eta_r=20.0)
-
-
-def with_decay() -> Iterator[Choice]:
-    """The second round: weight decay, which shrinks what the clean images do not hold up."""
-    for rate, decay in ((0.02, 0.05), (0.05, 0.02), (0.02, 0.035), (0.01, 0.1)):
-        yield _choice("ft", rate, weight_decay=decay)
-    for radius in (0.3, 1.0):
-        yield _choice("ft_sam", 0.02, weight_decay=0.05, radius=radius)
-    for limit, decay in ((0.1, 0.05), (0.3, 0.05), (0.3, 0.035)):
-        yield _choice("fip", 0.02, weight_decay=decay, trace_limit=limit)
-    yield _choice("fip", 0.02, weight_decay=0.05, trace_limit=0.1, radius=0.3)
+def choices() -> Iterator[tuple[str, Settings]]:
+    """Weight decay and erasing by FT, whose result all methods share, then what each has of its own."""
+    for decay in (0.0, 0.01, 0.02, 0.03, 0.05):
+        yield "ft", settings(ft__weight_decay=decay, erase_rate=0.0)
+        for size in (0.1, 0.16, 0.25):
+            yield "ft", settings(ft__weight_decay=decay, erase_size=size)
+    for rate, decay in ((0.01, 0.06), (0.05, 0.012)):
+        yield "ft", settings(ft__learning_rate=rate, ft__weight_decay=decay)
+    for radius in (0.1, 0.3, 1.0):
+        yield "ft_sam", settings(ft_sam__radius=radius)
+    for limit in (0.03, 0.1, 0.3):
+        yield "fip", settings(fip__trace_limit=limit)
+    yield "fip", settings(fip__radius=0.3)
+    yield "fip", settings(fip__eta_r=1.0)
     for rate in (0.1, 0.5):
-        yield _choice("fast_fip", rate)
+        yield "fast_fip", settings(fast_fip__learning_rate=rate)
 
 
 def main() -> Iterator[Run]:
@@ -80,7 +74,7 @@ def main() -> Iterator[Run]:
     for seed in range(3):
         for model in MODELS:
             for method in ("ft", "ft_sam", "fip", "fip_noise", "fast_fip"):
-                yield Run(model, method, seed=seed, sharpness=seed == 0)
+                yield Run(model, method, seed=seed)
 
 
 def curve() -> Iterator[Run]:
@@ -98,9 +92,11 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__eta_r": (1.0, 5.0, 20.0),
     "fip__radius": (0.1, 0.3, 1.0),
     "fip__learning_rate": (0.005, 0.01, 0.05),
-    "fip__weight_decay": (0.0, 0.02, 0.1),
+    "fip__weight_decay": (0.0, 0.01, 0.02, 0.05),
     "fip__true_fisher": (True,),
     "fip__num_probes": (0, 4),
+    "erase_rate": (0.0, 0.5),
+    "erase_size": (0.1, 0.25),
     "batch_statistics": (False,),
     "steps": (100, 400),
 }
