@@ -104,6 +104,16 @@ def test_options_reach_the_step():
     assert distance[0] < 1e-3 < distance[1]
 
 
+def test_erasing_is_on_unless_switched_off():
+    params, options = parameters(), {"method": "ft", "steps": 2, "batch_size": 12}
+    plain, whole, small = (
+        np.asarray(fip_jax.purify_function(apply, params, IMAGES, LABELS, **options, **more)["v"])
+        for more in ({"erase_rate": 0.0}, {"erase_size": 1.0}, {})
+    )
+    assert (plain != small).any()
+    assert (whole != small).any()
+
+
 def test_a_module():
     module = Small()
     weights = np.array(module.linear.kernel[...])
