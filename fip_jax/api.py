@@ -146,6 +146,11 @@ def _purify(
     return state
 
 
+def _shared(name: str, value: Any) -> bool:
+    """Whether an entry of `config.defense` is an option of every method."""
+    return name not in ("name", "seed") and not isinstance(value, ConfigDict)
+
+
 def _configured(options: dict[str, Any]) -> ConfigDict:
     config = default_config()
     config.defense.name = options.pop("method", "fip")
@@ -154,7 +159,9 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     known = {
         **dict.fromkeys(("seed",), config),
         **dict.fromkeys(("crop_padding", "flip"), config.dataset),
-        **dict.fromkeys(("steps", "batch_size", "momentum", "batch_statistics"), config.defense),
+        **dict.fromkeys(
+            (name for name, value in config.defense.items() if _shared(name, value)), config.defense
+        ),
         **dict.fromkeys(config.defense[config.defense.name], config.defense[config.defense.name]),
     }
     for name, value in options.items():
