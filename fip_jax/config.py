@@ -106,7 +106,7 @@ def default_config() -> ConfigDict:
     config.defense.momentum = 0.95
     # A square of a random colour on clean images: share of the images, and its side over the image's.
     config.defense.erase_rate = 1.0
-    config.defense.erase_size = 0.1
+    config.defense.erase_size = 0.16
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
     config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(

@@ -96,7 +96,7 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__true_fisher": (True,),
     "fip__num_probes": (0, 4),
     "erase_rate": (0.0, 0.5),
-    "erase_size": (0.16, 0.25),
+    "erase_size": (0.1, 0.25),
     "batch_statistics": (False,),
     "steps": (100, 400),
 }
