@@ -268,13 +268,25 @@ class Purification:
 
 
 def draw(
-    images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, generator: torch.Generator, padding: int
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    order: torch.Tensor,
+    generator: torch.Generator,
+    padding: int,
+    erased: int = 0,
 ) -> Batch:
-    """The examples `order` of uint8 images `[N, 3, H, W]`, shifted at random, in [0, 1]."""
+    """The examples `order` of uint8 images `[N, 3, H, W]`, shifted at random, a square of `erased` pixels on each."""
     size, count = images.shape[-1], len(order)
     padded = functional.pad(images[order], (padding,) * 4)
     corners = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
     rows, columns = corners + torch.arange(size, device=images.device)
     index = torch.arange(count, device=images.device)[:, None, None]
     cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+    if erased:
+        middles = torch.randint(0, size, (2, count, 1), generator=generator, device=images.device)
+        places = torch.arange(size, device=images.device) - middles + erased // 2
+        inside = (places >= 0) & (places < erased)
+        colours = torch.randint(0, 256, (count, 1, 1, 3), generator=generator, device=images.device)
+        square = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+        cut = torch.where(square, colours.to(torch.uint8), cut)
     return cut.permute(0, 3, 1, 2).float() / 255, labels[order]  # channels last in memory

@@ -108,21 +108,22 @@ def begin(
         anchor = Anchor(
             params, _share_of_trace(config, settings, network, objective, params, model_state, data)
         )
-    draw = make_draw(
-        config.defense.batch_size,
-        config.dataset.crop_padding,
-        config.dataset.flip,
-        config.defense.erase_rate,
-        config.defense.erase_size,
-    )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
-        purify.make_step(objective, settings, draw, penalty),
+        purify.make_step(objective, settings, drawing(config), penalty),
         purify.init_state(settings, params, model_state, key),
         parallel.replicate(anchor, settings.axis),
         parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
+    )
+
+
+def drawing(config: ConfigDict) -> purify.DrawFn:
+    """How a purification draws its batches, see `make_draw`."""
+    defense, dataset = config.defense, config.dataset
+    return make_draw(
+        defense.batch_size, dataset.crop_padding, dataset.flip, defense.erase_rate, defense.erase_size
     )
 
 

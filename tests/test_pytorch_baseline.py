@@ -191,3 +191,16 @@ def test_drawn_images_are_shifted_ones():
     for image, index in zip(found, order, strict=True):
         windows = [padded[index, :, y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
         assert any((np.rint(255 * image.numpy()) == window).all() for window in windows)
+
+
+def test_drawn_images_have_a_square_of_one_colour():
+    images = torch.full((200, 3, 8, 8), 7, dtype=torch.uint8)
+    order = torch.arange(200)
+    found, _ = baseline.draw(images, order, order, torch.Generator().manual_seed(0), 0, erased=3)
+    changed = (np.rint(255 * found.numpy()) != 7).any(axis=1)
+    sizes = changed.sum(axis=(1, 2))
+    # Whole but for those whose centre lies on an edge.
+    assert set(sizes.tolist()) <= {4, 6, 9}
+    assert abs((sizes == 9).mean() - (6 / 8) ** 2) < 0.15
+    for image, mask in zip(found.numpy(), changed, strict=True):
+        assert len(np.unique(image[:, mask], axis=1).T) == 1

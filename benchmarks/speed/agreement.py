@@ -13,7 +13,6 @@ from benchmarks.purification import official
 from benchmarks.speed.workload import Workload, configure
 from fip_jax import defend
 from fip_jax.config import defense_settings
-from fip_jax.data.batches import make_draw
 from fip_jax.interop.state_dict import to_torch
 from fip_jax.purify import Metrics, State
 
@@ -53,8 +52,7 @@ def take_step(work: Workload, start: defend.Start) -> Step:
     settings = defense_settings(config)
     first = start.state
     draw_key, step_key = jax.random.split(first.key)
-    draw = make_draw(config.defense.batch_size, config.dataset.crop_padding, config.dataset.flip)
-    batch = draw(draw_key, first.step, start.data)
+    batch = defend.drawing(config)(draw_key, first.step, start.data)
     probe_key = jax.random.split(jax.random.fold_in(step_key, first.step))[1]
     noise: Any = None
     if work.row == "official":
