@@ -35,7 +35,7 @@ def make_draw(
     crop_padding: int = 0,
     flip: bool = False,
     erase_rate: float = 0.0,
-    erase_size: float = 0.25,
+    erase_size: float = 0.16,
 ):
     """The function `(key, step, data) -> batch` for `purify.make_step`.
 
