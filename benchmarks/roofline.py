@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -26,7 +25,7 @@ from benchmarks.speed import ours
 from benchmarks.speed.workload import ROWS, Workload, configure, draw_images
 from fip_jax import compiled, defend
 from fip_jax.experiment import environment
-from fip_jax.models import create_model
+from fip_jax.models import abstract_model
 from fip_jax.network import split_module
 from fip_jax.progress import console
 from fip_jax.workdir import write_json
@@ -78,9 +77,7 @@ def floor_seconds(cost: Cost, ceilings: Ceilings) -> tuple[float, str]:
 
 def lower(work: Workload) -> jax.stages.Lowered:
     """One step, ready to be compiled. Its weights are zeros, on which no count depends."""
-    module = nnx.eval_shape(
-        lambda: create_model(work.network, work.num_classes, work.image_size, 0, width=work.width)
-    )
+    module = abstract_model(work.network, work.num_classes, work.image_size, width=work.width)
     network, *shapes = split_module(module)
     params, model_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = defend.begin(configure(work), network, params, model_state, draw_images(work))

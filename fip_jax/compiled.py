@@ -22,6 +22,13 @@ def set_up() -> None:
     keep()
 
 
+def with_little_effort() -> dict[str, bool | int] | None:
+    """Options of `jax.jit` for a program that runs a few times: on a CPU it is compiled faster, and slower itself."""
+    if jax.default_backend() != "cpu" or not jaxlib.__version__.startswith(TRIED_WITH):
+        return None
+    return {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+
+
 def keep() -> None:
     """Keeps compiled programs in `~/.cache/fip_jax/compiled`, or where JAX_COMPILATION_CACHE_DIR says."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

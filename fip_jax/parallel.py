@@ -167,14 +167,16 @@ def on_one(tree: PyTree) -> PyTree:
     )
 
 
-def map_shares(fn: Callable[..., PyTree], axis: str | None) -> Callable[..., PyTree]:
+def map_shares(
+    fn: Callable[..., PyTree], axis: str | None, compiler_options: dict[str, Any] | None = None
+) -> Callable[..., PyTree]:
     """Compiles `fn(batch, *others)`, a mean over the examples of `batch`, for all devices of this host.
 
     Each takes its share of the batch. The number of examples has to be a multiple of that of the devices; the result
-    lies on one of them.
+    lies on one of them. `compiler_options` are for one device: `pmap` takes none.
     """
     if axis is None:
-        return jax.jit(fn)
+        return jax.jit(fn, compiler_options=compiler_options)
     devices = jax.local_devices()
     mapped = jax.pmap(
         lambda batch, others: lax.pmean(fn(batch, *others), axis),

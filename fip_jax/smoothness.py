@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from fip_jax import convolution, eigen, fisher, hessian, parallel, spectrum
+from fip_jax import compiled, convolution, eigen, fisher, hessian, parallel, spectrum
 from fip_jax.network import FunctionNetwork, Network, RelativeNetwork, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example, per_example_gradients
 from fip_jax.precision import in_float32
@@ -102,9 +102,14 @@ class Smoothness:
             return quantity(lambda p, batch: -for_batches(p, model_state, batch).mean(), params, chunk, *rest)
 
         self._of_examples, self._of_product, self._of_loss = of_examples, of_product, of_loss
-        self._compiled = functools.cache(
-            lambda of_chunk, quantity, axis: parallel.map_shares(functools.partial(of_chunk, quantity), axis)
-        )
+
+        @functools.cache
+        def compiled_parts(of_chunk, quantity, axis):
+            # Products are taken hundreds of times, what is asked of the examples' gradients once or twice.
+            options = compiled.with_little_effort() if of_chunk is of_examples else None
+            return parallel.map_shares(functools.partial(of_chunk, quantity), axis, options)
+
+        self._compiled = compiled_parts
 
     def _mean(self, of_chunk: Any, quantity: Any, *arguments: PyTree) -> PyTree:
         devices = parallel.local_size(self._axis)

@@ -40,3 +40,13 @@ def test_flags_are_added_where_nobody_chose(monkeypatch, version, before, expect
         monkeypatch.delenv("XLA_FLAGS")
     compiled.spread_convolutions()
     assert compiled.os.environ["XLA_FLAGS"] == expected
+
+
+def test_little_effort_is_known_to_this_jaxlib_and_changes_no_result(monkeypatch):
+    options = compiled.with_little_effort()
+    assert (options is not None) == jaxlib.__version__.startswith(compiled.TRIED_WITH)
+    shapes = jnp.ones((4, 8, 8, 3)), jnp.ones((3, 3, 3, 2))
+    found = jax.jit(convolve, compiler_options=options)(*shapes)
+    assert jnp.allclose(found, convolve(*shapes))
+    monkeypatch.setattr(jaxlib, "__version__", "0.99.0")  # may not know them
+    assert compiled.with_little_effort() is None

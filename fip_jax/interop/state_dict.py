@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from fip_jax.errors import UserError
-from fip_jax.models import MODELS, aliases, create_model
+from fip_jax.models import MODELS, abstract_model, aliases
 from fip_jax.per_example import PyTree
 
 # Our name of a leaf -> PyTorch's, and the order of its axes there by their number. Other leaves are the same in both.
@@ -148,7 +148,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
 def _abstract_shapes(name: str, image_size: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:
     arguments = dict(options)
     num_classes = arguments.pop("num_classes")
-    module = nnx.eval_shape(lambda: create_model(name, num_classes, image_size, 0, **arguments))
+    module = abstract_model(name, num_classes, image_size, **arguments)
     _, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     params, model_state, _ = states
     return expected_shapes(nnx.to_pure_dict(params), nnx.to_pure_dict(model_state))

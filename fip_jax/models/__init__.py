@@ -1,10 +1,14 @@
 """The networks by name."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
+from fip_jax import compiled
 from fip_jax.errors import UserError
 from fip_jax.models.preact_resnet18 import PreActResNet18
 from fip_jax.models.resnet18 import ResNet18
@@ -50,6 +54,21 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     Raises:
       UserError: unknown name or option, or an option that the network cannot have.
     """
+    _constructor(name, num_classes, image_size, options)
+    graphdef, draw = _program(name, num_classes, image_size, tuple(sorted(options.items())))
+    return nnx.merge(graphdef, draw(jax.random.key(seed)))
+
+
+def abstract_model(name: str, num_classes: int, image_size: int, **options) -> nnx.Module:
+    """The network of `create_model` with shapes in the place of variables, which takes no time to draw."""
+    constructor = _constructor(name, num_classes, image_size, options)
+    return nnx.eval_shape(lambda: constructor(rngs=nnx.Rngs(0)))
+
+
+def _constructor(
+    name: str, num_classes: int, image_size: int, options: dict[str, Any]
+) -> Callable[..., nnx.Module]:
+    """What makes the network of `create_model` from `rngs`; raises what that does."""
     if name not in MODELS:
         raise UserError(f"model.name: found {name!r}, expected one of {', '.join(sorted(MODELS))}")
     known = known_options(name)
@@ -59,4 +78,18 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
         lowest = _LOWEST.get(option, 1)
         if type(value) is not int or value < lowest:
             raise UserError(f"model.{option}: found {value!r}, expected a whole number of at least {lowest}")
-    return MODELS[name](num_classes, image_size, **options, rngs=nnx.Rngs(seed))
+    return functools.partial(MODELS[name], num_classes, image_size, **options)
+
+
+@functools.cache
+def _program(
+    name: str, num_classes: int, image_size: int, options: tuple[tuple[str, int], ...]
+) -> tuple[nnx.GraphDef, Callable[[jax.Array], nnx.State]]:
+    """A network without its variables, and the compiled program that draws these from a key."""
+    graphdef = nnx.graphdef(abstract_model(name, num_classes, image_size, **dict(options)))
+    constructor = _constructor(name, num_classes, image_size, dict(options))
+    # Without one, every draw of every shape would be a program of its own, and Flax compiles them with all effort.
+    draw = jax.jit(
+        lambda key: nnx.state(constructor(rngs=nnx.Rngs(key))), compiler_options=compiled.with_little_effort()
+    )
+    return graphdef, draw

@@ -10,7 +10,7 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.interop.state_dict import expected_shapes, file_names, from_torch, recognise, to_torch
-from fip_jax.models import MODELS, create_model
+from fip_jax.models import MODELS, abstract_model, create_model
 from fip_jax.network import split_module
 
 CASES = {
@@ -31,7 +31,7 @@ def test_every_network_is_compared():
 
 
 def abstract(name, options):
-    module = nnx.eval_shape(lambda: create_model(name, NUM_CLASSES, 32, 0, **options))
+    module = abstract_model(name, NUM_CLASSES, 32, **options)
     _, params, model_state, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 

@@ -9,14 +9,14 @@ import pytest
 from flax import nnx
 
 from fip_jax.errors import UserError
-from fip_jax.models import MODELS, create_model
+from fip_jax.models import MODELS, abstract_model, create_model
 from fip_jax.models.preact_resnet18 import PreActBlock
 from fip_jax.network import split_module
 
 
 def abstract(name, num_classes=10, image_size=32, **options):
     """The variables' shapes, without drawing them: (params, statistics)."""
-    module = nnx.eval_shape(lambda: create_model(name, num_classes, image_size, 0, **options))
+    module = abstract_model(name, num_classes, image_size, **options)
     _, params, statistics, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
@@ -28,11 +28,8 @@ def size(tree):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("num_classes, image_size", [(10, 32), (43, 64)])
 def test_logits(name, num_classes, image_size):
-    def build_and_apply(images):
-        network, params, model_state = split_module(create_model(name, num_classes, image_size, 0, width=6))
-        return network(params, model_state, images)[0]
-
-    logits = jax.eval_shape(build_and_apply, jnp.zeros((2, image_size, image_size, 3)))
+    network, *trees = split_module(abstract_model(name, num_classes, image_size, width=6))
+    logits, _ = jax.eval_shape(network, *trees, jnp.zeros((2, image_size, image_size, 3)))
     assert logits.shape == (2, num_classes)
     assert logits.dtype == jnp.float32
 
@@ -97,14 +94,15 @@ def test_preact_resnet18_by_hand():
 
 
 def test_preact_resnet18_halves_the_image_three_times():
-    def outputs(x):
-        module = create_model("preact_resnet18", 3, 32, 0, width=2)
+    module = abstract_model("preact_resnet18", 3, 32, width=2)
+
+    def outputs(module, x):
         module.eval()
         x = module.conv1(x)
         stages = (module.layer1, module.layer2, module.layer3, module.layer4)
         return [x := block(x) for stage in stages for block in stage]
 
-    sizes = [out.shape[1:] for out in jax.eval_shape(outputs, jnp.zeros((1, 32, 32, 3)))]
+    sizes = [out.shape[1:] for out in nnx.eval_shape(outputs, module, jnp.zeros((1, 32, 32, 3)))]
     expected = [(32, 32, 2), (16, 16, 4), (8, 8, 8), (4, 4, 16)]
     assert sizes == [shape for shape in expected for _ in range(2)]
 
@@ -154,13 +152,8 @@ def test_small_vgg_flattens_channels_first():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_batch_norm_is_that_of_pytorch(name):
-    norms = []
-
-    def collect():
-        module = create_model(name, 3, 32, 0, width=3)
-        norms.extend(part for _, part in nnx.iter_modules(module) if isinstance(part, nnx.BatchNorm))
-
-    jax.eval_shape(collect)
+    modules = nnx.iter_modules(abstract_model(name, 3, 32, width=3))
+    norms = [part for _, part in modules if isinstance(part, nnx.BatchNorm)]
     counts = {
         "preact_resnet18": 16,
         "resnet18": 20,
@@ -181,6 +174,16 @@ def test_weights_depend_on_the_seed_alone():
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_weights_are_what_flax_draws_from_the_seed():
+    expected = nnx.state(MODELS["small_vgg"](3, 8, width=2, rngs=nnx.Rngs(7)))
+    found = nnx.state(create_model("small_vgg", 3, 8, 7, width=2))
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if jax.dtypes.issubdtype(theirs.dtype, jax.dtypes.prng_key):
+            ours, theirs = map(jax.random.key_data, (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_unknown_networks_are_named():
