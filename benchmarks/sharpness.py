@@ -203,25 +203,40 @@ def _spread(values: list[float]) -> str:
 
 
 def draw(found: list[dict[str, str]], path: Path) -> None:
-    """The Hessians' densities of every network, before and after, a colour an attack."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, when in zip(axes, WHENS, strict=True):
-        for row in found:
-            kept = json.loads(row[f"density_hessian_{when}"])
-            density = Density(np.array(kept["nodes"]), np.array(kept["weights"]), kept["size"])
-            low, high = density.nodes.min(), density.nodes.max()
-            width = max((high - low) / 100, 1e-12)
-            grid = np.linspace(low - 4 * width, high + 4 * width, 600)
-            colour, line = STYLES[row["attack"]]
-            label = row["attack"] if row["seed"] == "0" else None
-            axis.semilogy(grid, density.on(grid, width)[0], color=colour, linestyle=line, lw=1, label=label)
-        axis.set(title=f"{when} purification", xlabel="eigenvalue of the Hessian", ylim=(1e-8, None))
+    """The Hessians' densities before and after, and how their top eigenvalues moved; a line a network."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    axes[1].sharey(axes[0])
+    highest = max(
+        _draw_density(axis, row, when) for axis, when in zip(axes, WHENS, strict=False) for row in found
+    )
+    for axis, when in zip(axes, WHENS, strict=False):
+        axis.set(title=f"{when} purification", xlabel="eigenvalue of the Hessian", ylabel="density")
         axis.set_xscale("symlog", linthresh=1.0)
+        axis.set_ylim(1e-8, 3 * highest)
+        axis.legend(title="victims", fontsize=8, loc="upper right")
+    for row in found:
+        tops = [float(row[f"lambda_max_hessian_{when}"]) for when in WHENS]
+        colour, line = STYLES[row["attack"]]
+        axes[2].semilogy(WHENS, tops, color=colour, linestyle=line, marker="o", markersize=4)
+    axes[2].set(title="top eigenvalue", ylabel="λmax of the Hessian", xmargin=0.2)
+    for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("density")
-    axes[0].legend(title="attack", fontsize=8)
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _draw_density(axis: Any, row: dict[str, str], when: str) -> float:
+    """A line; returns its highest value."""
+    kept = json.loads(row[f"density_hessian_{when}"])
+    density = Density(np.array(kept["nodes"]), np.array(kept["weights"]), kept["size"])
+    low, high = density.nodes.min(), density.nodes.max()
+    width = max((high - low) / 100, 1e-12)
+    grid = np.linspace(low - 4 * width, high + 4 * width, 600)
+    values = density.on(grid, width)[0]
+    colour, line = STYLES[row["attack"]]
+    label = {"none": "benign"}.get(row["attack"], row["attack"]) if row["seed"] == "0" else None
+    axis.semilogy(grid, values, color=colour, linestyle=line, lw=1, label=label)
+    return float(values.max())
 
 
 def main() -> None:
