@@ -218,8 +218,9 @@ def draw(found: list[dict[str, str]], path: Path) -> None:
     for row in found:
         tops = [float(row[f"lambda_max_hessian_{when}"]) for when in WHENS]
         colour, line = STYLES[row["attack"]]
-        axes[2].semilogy(WHENS, tops, color=colour, linestyle=line, marker="o", markersize=4)
+        axes[2].plot(WHENS, tops, color=colour, linestyle=line, marker="o", markersize=4)
     axes[2].set(title="top eigenvalue", ylabel="λmax of the Hessian", xmargin=0.2)
+    axes[2].set_yscale("symlog", linthresh=1.0)  # it may be negative
     for axis in axes:
         axis.grid(alpha=0.3)
     FigureCanvasAgg(figure).print_png(str(path))

@@ -66,7 +66,7 @@ def test_what_is_measured_is_float32(case, name, monkeypatch):
     network, params, model_state, batch = case
     seen = []
 
-    def keep(fn, axis):
+    def keep(fn, axis, options=None):
         return lambda *arguments: seen.append(jax.make_jaxpr(fn)(*arguments)) or jax.jit(fn)(*arguments)
 
     monkeypatch.setattr("fip_jax.smoothness.parallel.map_shares", keep)
