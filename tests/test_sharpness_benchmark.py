@@ -1,5 +1,6 @@
 """The study of sharpness: networks that are alike but for the attack, areas under curves by hand, and a tiny study."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def row(attack, seed, value, converged=True):
         )
         found |= {f"{name}_{when}": value for name in names}
         found |= {f"converged_{kind}_{when}": converged for kind in ("fisher", "hessian", "relative")}
+        # As Lanczos has them, 2 % above.
+        nodes = json.dumps({"nodes": [[-value, 0.0, 1.02 * value]]})
+        found |= {f"density_{matrix}_{when}": nodes for matrix in ("fisher", "hessian")}
     return found
 
 
@@ -68,7 +72,8 @@ def test_the_table_by_hand(tmp_path):
     assert lines[3].startswith("| badnets | 1 | 3 | ")
     # Of the four pairs of a backdoored and a benign network three are in order.
     assert "| trace_fisher | 0.75 |" in lines
-    assert lines[-1] == "Top eigenvalues that had not converged: 6 of 24."
+    assert lines[-2] == "Top eigenvalues that had not converged: 6 of 24."
+    assert lines[-1] == "By power iteration and by Lanczos they differ by 2 % at most."
     assert pending(PRESETS["full"], path) == [
         ("none", 2),
         ("badnets", 1),
