@@ -105,7 +105,7 @@ class Smoothness:
 
         @functools.cache
         def compiled_parts(of_chunk, quantity, axis):
-            # Products are taken hundreds of times, what is asked of the examples' gradients once or twice.
+            # Products are taken hundreds of times, what is asked of the examples' gradients a few times.
             options = compiled.with_little_effort() if of_chunk is of_examples else None
             return parallel.map_shares(functools.partial(of_chunk, quantity), axis, options)
 

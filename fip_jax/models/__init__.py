@@ -54,7 +54,7 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     Raises:
       UserError: unknown name or option, or an option that the network cannot have.
     """
-    _constructor(name, num_classes, image_size, options)
+    _constructor(name, num_classes, image_size, options)  # refuses, before True is looked up as a width of 1
     graphdef, draw = _program(name, num_classes, image_size, tuple(sorted(options.items())))
     return nnx.merge(graphdef, draw(jax.random.key(seed)))
 
