@@ -97,16 +97,18 @@ class Factored(nn.Module):
         return self.up(y * scale.reshape(1, -1, *[1] * (y.ndim - 2)))
 
 
-def factorise(module: nn.Module) -> nn.Module:
-    """A copy in which singular values and the parameters of BatchNorm alone are trained."""
+def factorise(module: nn.Module, whole_head: bool) -> nn.Module:
+    """A copy in which singular values and the parameters of BatchNorm alone are trained, and maybe the last layer."""
     module = copy.deepcopy(module)
+    head = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
     for path, part in list(module.named_modules()):
-        if isinstance(part, nn.Conv2d | nn.Linear):
+        if isinstance(part, nn.Conv2d | nn.Linear) and not (whole_head and path == head):
             parent, _, name = path.rpartition(".")
             setattr(module.get_submodule(parent), name, Factored(part))
     for name, parameter in module.named_parameters():
         owner = module.get_submodule(name.rpartition(".")[0])
-        parameter.requires_grad_(name.endswith("values") or isinstance(owner, nn.BatchNorm2d))
+        whole = isinstance(owner, nn.BatchNorm2d) or name.rpartition(".")[0] == head
+        parameter.requires_grad_(whole or name.endswith("values"))
     return module.to(memory_format=torch.channels_last)
 
 

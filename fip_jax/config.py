@@ -126,10 +126,11 @@ def default_config() -> ConfigDict:
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
         }
     )
-    # Of the singular values, with their exact trace.
+    # Of the singular values and, unlike in the paper, the last dense layer; with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
-    config.defense.fast_fip.update({"learning_rate": 0.1, "num_probes": 0, "adaptive": False})
-    del config.defense.fast_fip.weight_decay  # it has no kernels to shrink
+    config.defense.fast_fip.update({"learning_rate": 0.05, "weight_decay": 0.01, "num_probes": 0})
+    config.defense.fast_fip.adaptive = False
+    config.defense.fast_fip.whole_head = True  # False: singular values alone, which leave most backdoors
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
@@ -302,6 +303,6 @@ def defense_settings(config: ConfigDict) -> Settings:
     """The step's settings for `defense.name`."""
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum}
-    return Settings(
-        **common, **defense[defense.name].to_dict(), axis=axis_of(config), precision=config.precision
-    )
+    own = defense[defense.name].to_dict()
+    own.pop("whole_head", None)  # what is trained, not how
+    return Settings(**common, **own, axis=axis_of(config), precision=config.precision)

@@ -79,7 +79,10 @@ def begin(
     if fast:
         if isinstance(network, FunctionNetwork):
             raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
-        network, params, model_state = spectral.factorise(network, params, model_state)
+        head = None
+        if config.defense.fast_fip.whole_head:
+            head = network.head(params, model_state, clean.images.shape[1:])
+        network, params, model_state = spectral.factorise(network, params, model_state, head)
     batch_size = min(config.defense.batch_size, len(clean.labels))
     parallel.check_divides(
         settings.axis,
@@ -92,7 +95,7 @@ def begin(
         batch_statistics=config.defense.batch_statistics,
         dropout=False,
     )
-    # Fast FIP has no weight gradients, which alone are slow under vmap.
+    # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
     if not settings.num_probes and not fast:
         per_example = network.with_convolution(convolution.for_per_example_gradients())
         objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))

@@ -19,6 +19,7 @@ class Frozen(nnx.Variable):
     """
 
 
+Path = tuple[Any, ...]  # of a module in another: attributes and indices
 _CARRIED = nnx.Any(nnx.BatchStat, Frozen)
 
 
@@ -86,13 +87,37 @@ class Network(NamedTuple):
         Returns:
           `[N, D]`, or None for a network without a dense layer (`nnx.Linear`).
         """
-        given: list[jax.Array] = []
+        given = self._given_to_dense_layers(params, model_state, images)
+        return given[-1][1].reshape(len(images), -1) if given else None
+
+    def head(self, params: PyTree, model_state: PyTree, image_shape: tuple[int, ...]) -> Path | None:
+        """Where the module has the dense layer (`nnx.Linear`) that is called last; None without one.
+
+        Args:
+          params: as above.
+          model_state: as above.
+          image_shape: `[H, W, C]`.
+        """
+        paths: list[Path] = []
+
+        def noting(images: jax.Array) -> None:
+            paths.extend(path for path, _ in self._given_to_dense_layers(params, model_state, images))
+
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        jax.eval_shape(noting, jax.ShapeDtypeStruct((1, *image_shape), dtype))
+        return paths[-1] if paths else None
+
+    def _given_to_dense_layers(
+        self, params: PyTree, model_state: PyTree, images: jax.Array
+    ) -> list[tuple[Path, jax.Array]]:
+        """The path and the input of every dense layer, in the order of their calls."""
+        given: list[tuple[Path, jax.Array]] = []
         module = self._module(params, model_state, False, True)
-        for _, part in nnx.iter_modules(module):
+        for path, part in nnx.iter_modules(module):
             if isinstance(part, nnx.Linear):
-                part.dot_general = _noting_inputs(part.dot_general, given)
+                part.dot_general = _noting_inputs(part.dot_general, given, path)
         module(self._normalised(images), rngs=None)
-        return given[-1].reshape(len(images), -1) if given else None
+        return given
 
     def _module(
         self, params: PyTree, model_state: PyTree, batch_statistics: bool, deterministic: bool
@@ -118,9 +143,11 @@ class Network(NamedTuple):
         return (images - shift) / scale
 
 
-def _noting_inputs(dot_general: Callable[..., jax.Array], given: list) -> Callable[..., jax.Array]:
+def _noting_inputs(
+    dot_general: Callable[..., jax.Array], given: list[tuple[Path, jax.Array]], path: Path
+) -> Callable[..., jax.Array]:
     def noting(inputs, *rest, **options):
-        given.append(inputs)
+        given.append((path, inputs))
         return dot_general(inputs, *rest, **options)
 
     return noting

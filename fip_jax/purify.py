@@ -81,10 +81,10 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     sgd = optax.sgd(schedule(settings), settings.momentum or None)
     if not settings.weight_decay:
         return sgd
-    return optax.chain(optax.add_decayed_weights(settings.weight_decay, _kernels), sgd)
+    return optax.chain(optax.add_decayed_weights(settings.weight_decay, kernels), sgd)
 
 
-def _kernels(params: PyTree) -> PyTree:
+def kernels(params: PyTree) -> PyTree:
     """True for the leaves that weight decay shrinks. Scales and biases, which have one axis, it would only cripple."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 

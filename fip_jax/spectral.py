@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fip_jax.network import Frozen, Network, split_module
+from fip_jax.network import Frozen, Network, Path, split_module
 from fip_jax.per_example import PyTree
 from fip_jax.precision import in_float32
 
@@ -48,7 +48,9 @@ class Factored(nnx.Module):
         return self.up(y * scale.reshape((1,) * (y.ndim - 1) + (-1,)))
 
 
-def factorise(network: Network, params: PyTree, model_state: PyTree) -> tuple[Network, PyTree, PyTree]:
+def factorise(
+    network: Network, params: PyTree, model_state: PyTree, whole: Path | None = None
+) -> tuple[Network, PyTree, PyTree]:
     """The same function of images, with another choice of what is a parameter.
 
     Parameters are the singular values of every dense layer and of every convolution without groups, and the scales and
@@ -58,12 +60,13 @@ def factorise(network: Network, params: PyTree, model_state: PyTree) -> tuple[Ne
       network: from `split_module`.
       params: its parameters, left as they are.
       model_state: its BatchNorm statistics.
+      whole: where the module has a layer that is not factorised, all of whose parameters stay such; None for none.
 
     Returns:
       (network, params, model_state); `fold` leads back.
     """
     module = nnx.merge(network.graphdef, params, model_state, network.rest)
-    module = nnx.recursive_map(_factored, module)
+    module = nnx.recursive_map(lambda path, node: node if path == whole else _factored(node), module)
     factored, *trees = split_module(module, network.mean, network.std)
     return factored._replace(convolve=network.convolve), *trees
 
@@ -71,7 +74,7 @@ def factorise(network: Network, params: PyTree, model_state: PyTree) -> tuple[Ne
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm)
 
 
-def _factored(_: Any, node: Any) -> Any:
+def _factored(node: Any) -> Any:
     """A part of a module whose own parts have had their turn."""
     if isinstance(node, nnx.Linear) or (isinstance(node, nnx.Conv) and node.feature_group_count == 1):
         return Factored(node)

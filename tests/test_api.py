@@ -60,7 +60,8 @@ def test_a_plain_function(method):
 @pytest.mark.parametrize("eta_f, num_probes", [(0.0, 1), (0.1, 0)])
 def test_fast_fip_of_a_module(eta_f, num_probes):
     module = Small()
-    options = {"method": "fast_fip", "steps": 30, "batch_size": 12, "learning_rate": 0.2, "crop_padding": 0}
+    options = {"method": "fast_fip", "whole_head": False, "steps": 30, "batch_size": 12}
+    options |= {"learning_rate": 0.2, "crop_padding": 0}
     purified = fip_jax.purify_network(module, IMAGES, LABELS, eta_f=eta_f, num_probes=num_probes, **options)
     # Its kernel has the singular vectors that it had, and other values.
     before, after = (np.array(m.linear.kernel[...]) for m in (module, purified))

@@ -81,7 +81,7 @@ def test_a_step_is_the_same(case, name):
         found = spectral.fold(*found, plain)
 
     other = baseline.Purification(
-        factorise(module) if fast else module,
+        factorise(module, False) if fast else module,
         chosen,
         {key: torch.full_like(tensor, 0.7) for key, tensor in module.named_parameters()},
     )

@@ -9,6 +9,9 @@ from jax.flatten_util import ravel_pytree
 from oracles import assert_trees_close, assert_trees_equal, conv_net, make_log_prob_fn
 
 from fip_jax import fisher, purify, spectral
+from fip_jax.config import default_config
+from fip_jax.data.split import Split
+from fip_jax.defend import begin
 from fip_jax.models import MODELS, create_model
 from fip_jax.network import make_objective, split_module
 from fip_jax.objective import Settings
@@ -74,6 +77,28 @@ def test_parameters_are_the_singular_values_and_the_norms(case):
         "['norm2']['scale']",
     ]
     assert [params[layer]["values"].shape for layer in ("conv1", "conv2", "linear")] == [(4,), (4,), (3,)]
+
+
+def test_the_head_may_stay_whole(case):
+    (network, *trees), _, batch = case
+    head = network.head(*trees, (6, 6, 3))
+    assert head == ("linear",)
+    factorised, params, carried = spectral.factorise(network, *trees, head)
+    assert_trees_equal(params["linear"], trees[0]["linear"])
+    assert set(params["conv1"]) == {"values"}
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    expected, _ = factorised(moved, carried, batch["image"])
+    folded = spectral.fold(moved, carried, tuple(trees))
+    assert_trees_equal(folded[0]["linear"], moved["linear"])
+    np.testing.assert_allclose(network(*folded, batch["image"])[0], expected, rtol=RTOL, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, head", [("small_vgg", "classifier"), ("preact_resnet18", "linear"), ("vit_small", "heads.head")]
+)
+def test_the_head_is_the_last_dense_layer_called(name, head):
+    network, *trees = split_module(create_model(name, 5, 32, 0, width=6))
+    assert network.head(*trees, (32, 32, 3)) == tuple(head.split("."))
 
 
 def test_folding_is_the_formula(case):
@@ -150,6 +175,22 @@ def _equations(jaxpr):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from _equations(inner)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_default_trains_the_head_whole_and_decays_it_alone(whole):
+    network, *trees = split_module(create_model("small_vgg", 5, 8, 0, width=2))
+    config = default_config()
+    config.defense.update({"name": "fast_fip", "steps": 1, "batch_size": 4})
+    assert config.defense.fast_fip.whole_head
+    config.defense.fast_fip.whole_head = whole
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    start = begin(config, network, *trees, Split(images, np.arange(4, dtype=np.int32)))
+    assert set(start.state.params["classifier"]) == ({"kernel", "bias"} if whole else {"values"})
+    decayed = jax.tree_util.tree_leaves_with_path(purify.kernels(start.state.params))
+    assert [jax.tree_util.keystr(path) for path, is_kernel in decayed if is_kernel] == (
+        ["['classifier']['kernel']"] if whole else []
+    )
 
 
 def test_shared_and_grouped_layers():

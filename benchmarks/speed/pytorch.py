@@ -40,10 +40,10 @@ def build(work: Workload) -> torch.nn.Module:
 
 def prepare(work: Workload, compiled: bool) -> Task:
     """The task of a row."""
-    settings = defense_settings(configure(work))
-    module = build(work)
+    config = configure(work)
+    settings, module = defense_settings(config), build(work)
     if "fast" in work.row:
-        module = factorise(module)
+        module = factorise(module, config.defense.fast_fip.whole_head)
 
     def fresh() -> baseline.Purification:
         return baseline.Purification(module, settings, compiled=compiled, official=work.row == "official")
