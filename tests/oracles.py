@@ -88,14 +88,17 @@ class ConvNet(nnx.Module):
 
 
 class TinyNet(nnx.Module):
-    """One convolution and a linear layer, in the place of a network of `MODELS`: little to compile."""
+    """A convolution, BatchNorm, dropout and a linear layer, for a network of `MODELS`: little to compile."""
 
     def __init__(self, num_classes, image_size=8, width=2, *, rngs):
         self.conv = nnx.Conv(3, width, (3, 3), strides=4, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2)
         self.linear = nnx.Linear(width, num_classes, rngs=rngs)
 
     def __call__(self, x, rngs=None):
-        return self.linear(jnp.mean(nnx.elu(self.conv(x)), axis=(1, 2)))
+        x = self.dropout(nnx.elu(self.norm(self.conv(x))), rngs=rngs)
+        return self.linear(jnp.mean(x, axis=(1, 2)))
 
 
 def conv_net(num=5, dtype=np.float64, seed=0):

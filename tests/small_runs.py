@@ -37,14 +37,18 @@ def prepare_small_signs(data_dir: Path) -> None:
         RenderedSigns(data_dir=data_dir, file_format="array_record").download_and_prepare()
 
 
-def command(workdir: Path, data_dir: Path, **changes: object) -> list[str]:
+# A program that runs `fip_jax.main`.
+REAL = ("-m", "fip_jax.main")
+TINY = (str(ROOT / "tests" / "tiny_main.py"),)
+
+
+def command(workdir: Path, data_dir: Path, program: tuple[str, ...] = REAL, **changes: object) -> list[str]:
     """The command line of a small run; `changes` are config keys with dots written as two underscores."""
     settings = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     return [
         sys.executable,
-        "-m",
-        "fip_jax.main",
+        *program,
         f"--config={ROOT / 'configs' / 'quickstart.py'}",
         f"--config.dataset.data_dir={data_dir}",
         f"--workdir={workdir}",

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from small_runs import command, finish, prepare_small_signs, start
+from small_runs import TINY, command, finish, prepare_small_signs, start
 
 TIMES = {"seconds"}
 
@@ -40,10 +40,10 @@ def data_dir(tmp_path_factory):
 
 def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
     measured = {"smoothness__over_time__num_images": 4, "smoothness__over_time__hessian_steps": 2}
-    straight = command(tmp_path / "straight", data_dir, **measured)
+    straight = command(tmp_path / "straight", data_dir, TINY, **measured)
     status, _, err = finish(straight)
     assert status == 0, err
-    broken = command(tmp_path / "broken", data_dir, report__checkpoint_seconds=0.0, **measured)
+    broken = command(tmp_path / "broken", data_dir, TINY, report__checkpoint_seconds=0.0, **measured)
     moments = random.Random(0)
     statuses = [
         kill_in(phase, broken, tmp_path / "broken", moments.uniform(0, 0.3))
