@@ -121,7 +121,7 @@ def default_config() -> ConfigDict:
             "trace_batch_size": 16,
             "num_probes": 1,  # 0: the exact trace
             "eta_r": 0.0,
-            "radius": 0.0,
+            "radius": 0.3,  # of SAM, which doubles the gradients of the loss; 0: none
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
         }
@@ -129,7 +129,7 @@ def default_config() -> ConfigDict:
     # Of the singular values and, unlike in the paper, the last dense layer; with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.05, "weight_decay": 0.01, "num_probes": 0})
-    config.defense.fast_fip.adaptive = False
+    config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
     config.defense.fast_fip.whole_head = True  # False: singular values alone, which leave most backdoors
 
     config.smoothness = ConfigDict()  # read by analysis.py

@@ -40,6 +40,9 @@ TUNED_ON = (
     "signs/badnets_13",
     "signs/badnets_14",
     "gtsrb/badnets",
+    "gtsrb/blend",
+    "gtsrb/sig",
+    "gtsrb/all_to_all",
     "cifar10/badnets",
 )
 
@@ -63,10 +66,12 @@ def choices() -> Iterator[tuple[str, Settings]]:
         yield "ft_sam", settings(ft_sam__radius=radius)
     for limit in (0.03, 0.1, 0.3):
         yield "fip", settings(fip__trace_limit=limit)
-    yield "fip", settings(fip__radius=0.3)
+    for radius in (0.0, 1.0):
+        yield "fip", settings(fip__radius=radius)
     yield "fip", settings(fip__eta_r=1.0)
-    for rate in (0.1, 0.5):
-        yield "fast_fip", settings(fast_fip__learning_rate=rate)
+    for rate, decay in ((0.1, 0.0), (0.05, 0.0), (0.05, 0.03), (0.02, 0.03)):
+        yield "fast_fip", settings(fast_fip__learning_rate=rate, fast_fip__weight_decay=decay)
+    yield "fast_fip", settings(fast_fip__whole_head=False)
 
 
 def main() -> Iterator[Run]:
@@ -90,7 +95,7 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__eta_f": (0.0, 1e-4, 1e-2),
     "fip__trace_limit": (0.03, 0.3, 1.0),
     "fip__eta_r": (1.0, 5.0, 20.0),
-    "fip__radius": (0.1, 0.3, 1.0),
+    "fip__radius": (0.0, 0.1, 1.0),
     "fip__learning_rate": (0.005, 0.01, 0.05),
     "fip__weight_decay": (0.0, 0.01, 0.02, 0.05),
     "fip__true_fisher": (True,),
