@@ -84,7 +84,9 @@ PRESETS = {
 def configure(preset: Preset, attack: str, seed: int, places: models.Places) -> ConfigDict:
     """The config of a network, as the command line would make it; all but attack and seed are alike."""
     config = models.config_of({"gtsrb": "gtsrb/benign", "signs": "signs/benign_11"}[preset.dataset], places)
-    config.update_from_flattened_dict({"attack.name": attack, "seed": seed, **preset.settings})
+    # Without SAM, so that what flattens is the trace.
+    own = {"attack.name": attack, "seed": seed, "defense.fip.radius": 0.0}
+    config.update_from_flattened_dict(own | preset.settings)
     config.victim.checkpoint = ""
     check_config(config)
     return config

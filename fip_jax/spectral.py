@@ -8,6 +8,9 @@ gradient of a kernel is ever taken, and the gradient of a shift for one example 
 
 What the optimiser holds is :math:`\sigma + \delta`, whose gradients and Fisher matrix are those of the shifts.
 
+One layer may be left whole, unlike in the paper. By default that is the head (`defense.fast_fip.whole_head`), because
+most backdoors of the study outlive shifts of singular values alone.
+
 Source: Karim et al. (2024), ACM CCS, https://arxiv.org/abs/2409.00863, "Fast FIP".
 """
 
