@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_runs import ROOT, command, finish, prepare_small_signs
+from small_runs import ROOT, TINY, command, finish, prepare_small_signs
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_archives_missing_without_network(tmp_path):
 
 
 def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_path):
-    arguments = command(tmp_path / "run", data_dir, attack__name="none", defense__name="ft", victim__epochs=1)
+    arguments = command(
+        tmp_path / "run", data_dir, TINY, attack__name="none", defense__name="ft", victim__epochs=1
+    )
     status, out, err = finish(arguments)
     assert status == 0, err
     assert "unknown" in out  # no trigger, no ASR
@@ -94,8 +96,8 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     assert "seed (was 0, is 7)" in message
     again = {"attack__name": "badnets", "defense__name": "fast_fip", "defense__steps": 2}
     again["victim__checkpoint"] = tmp_path / "run" / "victim"
-    assert "seed" in refusal(command(tmp_path / "other", data_dir, **again, seed=7))
-    status, _, err = finish(command(tmp_path / "again", data_dir, **again))
+    assert "seed" in refusal(command(tmp_path / "other", data_dir, TINY, **again, seed=7))
+    status, _, err = finish(command(tmp_path / "again", data_dir, TINY, **again))
     assert status == 0, err
     acc = [
         json.loads((tmp_path / name / "summary.json").read_text())["victim"]["acc"]
