@@ -54,11 +54,11 @@ class Preset(NamedTuple):
 PRESETS = {
     "cpu": Preset(
         {"small_vgg": 32, "preact_resnet18": 16},
-        later_rows=("ft", "ft_sam", "fip", "fast_fip"),
+        later_rows=("ft", "fip", "fast_fip"),
         compiled=("ft", "fip"),
         rounds=3,
         whole_rounds=1,
-        seconds=1.5,  # several steps in a row, as in a purification: the first after a pause is slow
+        seconds=1.0,  # several steps in a row, as in a purification: the first after a pause is slow
     ),
     "gpu": Preset(
         {"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, precision="tensorfloat32", fresh=True

@@ -17,12 +17,12 @@ ROWS = {
     "fip_exact": ("FIP step, exact trace", "step"),
     "fast_fip": ("Fast FIP step", "step"),
     "official": ("step with the official code's noise for Tr F", "step"),
-    "lambda_max": ("top eigenvalue, 3 iterations of one vector", "run"),
+    "lambda_max": ("top eigenvalue, 2 iterations of one vector", "run"),
     "evaluation": ("evaluation of 1000 images", "run"),
     "purification": ("whole purification, FIP", "run"),
     "fast_purification": ("whole purification, Fast FIP", "run"),
 }
-ITERATIONS = 3
+ITERATIONS = 2
 EVALUATED = 1000
 
 
