@@ -69,7 +69,7 @@ def choices() -> Iterator[tuple[str, Settings]]:
     for radius in (0.0, 1.0):
         yield "fip", settings(fip__radius=radius)
     yield "fip", settings(fip__eta_r=1.0)
-    for rate, decay in ((0.1, 0.0), (0.05, 0.0), (0.05, 0.03), (0.02, 0.03)):
+    for rate, decay in ((0.1, 0.0), (0.05, 0.0), (0.05, 0.01), (0.05, 0.03), (0.02, 0.03)):
         yield "fast_fip", settings(fast_fip__learning_rate=rate, fast_fip__weight_decay=decay)
     yield "fast_fip", settings(fast_fip__whole_head=False)
 
