@@ -59,8 +59,6 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         {"attack.name": "badnets", "model.name": "preact_resnet18", "model.width": 16},
     ),
     "cifar10/badnets": ("cifar10", {"attack.name": "badnets"}),
-    "cifar10/blend": ("cifar10", {"attack.name": "blend"}),
-    "cifar10/all_to_all": ("cifar10", {"attack.name": "badnets", "attack.mode": "all_to_all"}),
     "signs/badnets_11": ("signs", {"seed": 11}),
     "signs/badnets_13": ("signs", {"seed": 13}),
     "signs/badnets_14": ("signs", {"seed": 14}),

@@ -34,7 +34,6 @@ BATCH_SIZE = 64
 NEVER_POISONED = {
     "gtsrb/badnets": "gtsrb/benign",
     "gtsrb/blend": "gtsrb/benign",
-    "signs/badnets_11": "signs/benign_11",
 }
 METHODS = ("benign", "none", "ft", "ft_sam", "fip", "fast_fip")
 KEY = ("model", "method", "seed")
