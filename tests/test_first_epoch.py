@@ -30,7 +30,7 @@ def test_time_is_that_of_the_first_epoch_and_the_run_is_ended(tmp_path):
 
 
 def test_run_that_fails_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match="no epoch after \\d+ seconds: no such file"):
+    with pytest.raises(RuntimeError, match=r"no epoch after \d+ seconds: no such file"):
         command = [sys.executable, "-S", "-c", "print('no such file')"]
         first_epoch.time_first_epoch(command, tmp_path / "run", 30)
 
