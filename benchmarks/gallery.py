@@ -4,6 +4,7 @@
 
 An attack that learns its trigger is trained in a folder of its own in the workdir, with its victim, unless
 `WORKDIR/NAME/attack` of an earlier run is there. SSIM, PSNR and l-infinity are means over the triggered test images.
+With `--attacks` the others are as `OUT/attacks/likeness.json` has them from before.
 """
 
 import argparse
@@ -31,10 +32,11 @@ from fip_jax.implant import implant
 from fip_jax.material import prepare
 from fip_jax.progress import console
 from fip_jax.version import __version__
-from fip_jax.workdir import Workdir
+from fip_jax.workdir import Workdir, read_json, write_json
 
 NAMES = tuple(sorted(set(ATTACKS) - {"pattern"}))  # which is whatever the user gives
 SHOWN = 6  # images in a figure
+EARLIER = Path("attacks") / "likeness.json"
 MEASURED = 512  # triggered images that the similarities are taken over
 
 
@@ -70,7 +72,9 @@ def triggered_images(config: ConfigDict, name: str, test: Split, goal: Goal, wor
         folder = workdir / name
         if not (folder / "attack").exists():
             _train(config, name, folder)
-        state = load_state(folder / "attack", name)
+        made = config.attack.copy_and_resolve_references()
+        made.name = name
+        state = load_state(folder / "attack", made, test.images.shape[1:])
     return triggered_test_set(test, attack, goal, state)
 
 
@@ -123,6 +127,15 @@ def page(found: dict[str, Likeness], command: str, dataset: str, count: int) -> 
     return "\n".join(lines) + "\n"
 
 
+def earlier(out: Path, dataset: str) -> dict[str, Likeness]:
+    """What is known of attacks on a data set from before."""
+    path = out / EARLIER
+    content = read_json(path) if path.exists() else {}
+    if content.get("dataset") != dataset:
+        return {}
+    return {name: Likeness(**row) for name, row in content["likeness"].items()}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -138,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     config.attack.name = "none"
     material = prepare(config)
     goal = Goal(config.attack.mode, config.attack.target, len(material.class_names))
-    found = {}
+    found = earlier(options.out, config.dataset.name)
     for name in options.attacks:
         console.print(f"attack {name}")
         triggered = triggered_images(config, name, material.test, goal, options.workdir)
@@ -147,9 +160,10 @@ def main(arguments: list[str] | None = None) -> None:
         found[name] = likeness(clean[:MEASURED], triggered.images[:MEASURED])
         figure = options.out / "attacks" / f"{name}.png"
         draw(name, clean[:SHOWN], triggered.images[:SHOWN], figure)
-    command = f"python -m benchmarks.gallery --config={options.config} --workdir=runs/gallery"
-    if options.attacks != list(NAMES):
-        command += f" --attacks {' '.join(options.attacks)}"
+    found = {name: found[name] for name in NAMES if name in found}
+    rows = {name: row._asdict() for name, row in found.items()}
+    write_json(options.out / EARLIER, {"dataset": config.dataset.name, "likeness": rows})
+    command = f"python -m benchmarks.gallery --config={options.config} --workdir=FOLDER --out={options.out}"
     text = page(found, command, config.dataset.name, MEASURED)
     (options.out / "attacks.md").write_text(text, encoding="utf-8")
 

@@ -6,8 +6,8 @@
 `--attacks all` takes every attack and variant listed in `ATTACKS` below. Any `--config.KEY=VALUE` at the end goes to
 every run. A run lies in `WORKDIR/ATTACK/SEED/DEFENSE`; defences of one attack and seed share its victim, which the
 first of them trains. Runs that are finished are not started again, so that the same command goes on after a stop, and
-more attacks, defences or seeds can be added later. `sweep.csv` and `sweep.md` are made anew from the folders after
-every run.
+more attacks, defences or seeds can be added later, with the same config and flags. `sweep.csv` and `sweep.md` are made
+anew from the folders after every run.
 """
 
 import argparse
@@ -24,18 +24,23 @@ from fip_jax.attacks import ATTACKS as NAMES
 from fip_jax.config import METHODS
 from fip_jax.errors import UserError
 from fip_jax.progress import console
-from fip_jax.workdir import read_json, write_whole
+from fip_jax.workdir import read_json, write_json, write_whole
 
 # What a run is told of its attack; adaptive: the attacker knows of FIP and trains a smooth victim.
 ATTACKS: dict[str, dict[str, Any]] = {
     **{name: {"attack.name": name} for name in sorted(NAMES) if name != "pattern"},
     "badnets_all_to_all": {"attack.name": "badnets", "attack.mode": "all_to_all"},
     "dynamic_all_to_all": {"attack.name": "dynamic", "attack.mode": "all_to_all"},
+    "troj_all_to_all": {"attack.name": "troj", "attack.mode": "all_to_all"},
     "troj_square": {"attack.name": "troj", "attack.troj.neurons": 0},
     "badnets_adaptive_trace": {"attack.name": "badnets", "victim.eta_f": 0.001},
     "badnets_adaptive_sam": {"attack.name": "badnets", "victim.radius": 1.0},
 }
-OWN = ("mode", "seed", "attack.name", "defense.name")  # settings of the sweep itself
+# Settings of the sweep itself, and those that tell its attacks from one another.
+OWN = {
+    *("mode", "seed", "defense.name", "victim.checkpoint", "attack.state"),
+    *(key for settings in ATTACKS.values() for key in settings),
+}
 RATES = ("acc", "asr", "ra")
 
 
@@ -76,6 +81,20 @@ def _victim(folder: Path) -> dict[str, str]:
         state = other.with_name("attack")
         return {"victim.checkpoint": str(other)} | ({"attack.state": str(state)} if state.exists() else {})
     return {}
+
+
+def check_same(workdir: Path, config: str, more: list[str]) -> None:
+    """Refuses a folder whose runs were begun with another config or other flags: one table is of one setting."""
+    path, asked = workdir / "sweep.json", {"config": config, "flags": sorted(more)}
+    if path.exists():
+        for key, begun in read_json(path).items():
+            if asked.get(key) != begun:
+                raise UserError(
+                    f"{key} of the sweep: found {asked.get(key)!r}, expected {begun!r}, with which {workdir} was "
+                    "begun, or another --workdir"
+                )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, asked)
 
 
 def finished(workdir: Path) -> Iterator[dict[str, Any]]:
@@ -153,6 +172,11 @@ def main() -> int:
     arguments, more = _parse()
     attacks = list(ATTACKS) if "all" in arguments.attacks else arguments.attacks
     workdir = arguments.workdir.absolute()
+    try:
+        check_same(workdir, arguments.config, more)
+    except UserError as error:
+        console.print(f"fip_jax: {error}", markup=False)
+        return 2
     runs = [
         Run(attack, seed, defense)
         for seed in arguments.seeds

@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fip_jax import precision
-from fip_jax.attacks import ATTACKS, create_attack
-from fip_jax.attacks.attack import Attack
+from fip_jax.attacks import ATTACKS
+from fip_jax.attacks.check import check_attack
 from fip_jax.data.pixels import CROPS
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
@@ -45,8 +45,11 @@ def default_config() -> ConfigDict:
     config.attack.name = "badnets"  # none, or a file in attacks/
     config.attack.mode = "all_to_one"  # or all_to_all: class y becomes y + 1
     config.attack.target = 0
-    config.attack.poison_rate = 0.1  # fraction of the training images that are not held out
-    config.attack.clean_label_rate = 0.8  # the same for clb and sig: fraction of the target class's images
+    # Fraction of the training images that are not held out, or of each batch where an attack poisons these anew.
+    config.attack.poison_rate = 0.1
+    config.attack.clean_label_rate = (
+        0.8  # in its place for clb and sig: fraction of the target class's images
+    )
     config.attack.state = ""  # attack/ of an earlier run, whose trigger is used as it is; empty: make one
     config.attack.benign_epochs = 1  # of the network without a backdoor that clb, fba and troj start from
     config.attack.export = False  # write the poisoned images as PNG files with an index, for other programs
@@ -230,7 +233,7 @@ def check_config(config: ConfigDict) -> None:
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
-        _check_attack(config)
+        check_attack(config)
     for method in METHODS:
         for name, value in config.defense[method].items():
             low = _LOWEST.get(name, 0)
@@ -239,28 +242,6 @@ def check_config(config: ConfigDict) -> None:
     for key in ("mean", "std"):
         _expect(config, f"dataset.{key}", _is_three_numbers, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
-
-
-def _check_attack(config: ConfigDict) -> None:
-    for key in ("attack.poison_rate", "attack.clean_label_rate"):
-        _expect(config, key, lambda value: 0 < value <= 1, "a fraction above 0")
-    size, name = config.dataset.image_size, config.attack.name
-    attack = create_attack(name, (size, size, 3), config.attack[name])
-    assert attack is not None
-    if config.attack.state and attack.fit is None:
-        raise UserError(
-            f"attack.state: found {config.attack.state!r}, expected nothing: {name} learns nothing"
-        )
-    if config.victim.checkpoint and attack.learns_trigger and not config.attack.state:
-        raise UserError(
-            f"attack.state: found nothing, expected attack/ of the run that made the trigger of {name}, since "
-            "victim.checkpoint brings a network and no trigger"
-        )
-
-
-def attack_rate(config: ConfigDict, attack: Attack) -> float:
-    """The rate that counts for an attack."""
-    return config.attack.clean_label_rate if attack.clean_label else config.attack.poison_rate
 
 
 def _is_three_numbers(value: Any) -> bool:

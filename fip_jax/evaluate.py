@@ -9,7 +9,7 @@ import numpy as np
 
 from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.batches import to_unit
-from fip_jax.data.split import Split
+from fip_jax.data.split import Split, spread
 from fip_jax.network import Network
 from fip_jax.per_example import PyTree
 
@@ -64,8 +64,8 @@ def rates(
 ) -> Rates:
     """ACC, ASR and RA of a network.
 
-    ASR is the fraction of triggered images taken for the attacker's target, RA the fraction taken for what
-    they are, both over test images not of the target class (see `attacks.poison.triggered_test_set`).
+    ASR is the fraction of triggered images taken for the attacker's target, RA the fraction taken for what they are,
+    both over images that are not of that class anyway (see `attacks.poison.triggered_test_set`).
 
     Args:
       predict: from `make_predict`.
@@ -73,10 +73,10 @@ def rates(
       model_state: the network's.
       test: clean images.
       triggered: triggered images, or None.
-      limit: images of each kind looked at, from the start; None for all.
+      limit: images of each kind looked at, at equal distances from first to last; None for all.
       on_images: called with the number of images looked at so far.
     """
-    some, seen = slice(limit), 0
+    seen = 0
 
     def answers(images):
         nonlocal seen
@@ -88,12 +88,17 @@ def rates(
                 on_images(seen)
         return np.concatenate(found)
 
-    acc = accuracy(answers(test.images[some]), test.labels[some])
+    def some(labels):  # all at once is a view, and copies no images
+        return slice(None) if limit is None else spread(len(labels), limit)
+
+    at = some(test.labels)
+    acc = accuracy(answers(test.images[at]), test.labels[at])
     if triggered is None:
         return Rates(acc, None, None)
-    predictions = answers(triggered.images[some])
+    at = some(triggered.labels)
+    predictions = answers(triggered.images[at])
     return Rates(
-        acc, accuracy(predictions, triggered.targets[some]), accuracy(predictions, triggered.labels[some])
+        acc, accuracy(predictions, triggered.targets[at]), accuracy(predictions, triggered.labels[at])
     )
 
 

@@ -19,7 +19,7 @@ from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
 from fip_jax.interop.foreign import Foreign
-from fip_jax.material import Material, prepare
+from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
 from fip_jax.progress import Task, console
@@ -105,12 +105,9 @@ def _story(
     elif fresh.foreign is not None:
         _check_unchanged(fresh.foreign, workdir)
     if config.attack.export and material.triggered is not None:
+        given = for_export(material, config)
         export_poisoned(
-            workdir.path / "poisoned",
-            material.triggered,
-            material.unpoisoned,
-            material.training,
-            material.poisoned,
+            workdir.path / "poisoned", material.triggered, given.unpoisoned, given.training, given.poisoned
         )
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))

@@ -10,16 +10,17 @@ from ml_collections import ConfigDict
 
 from fip_jax import phase, purify
 from fip_jax.attacks.attack import Benign, Context, FitLoss
+from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import triggered_test_set
 from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.attacks.training import ByBatch
-from fip_jax.config import attack_rate
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.split import Split
 from fip_jax.material import Material, with_poison
+from fip_jax.network import Network
 from fip_jax.objective import Objective, Settings
 from fip_jax.per_example import PyTree
-from fip_jax.suspect import Course, Suspect, train
+from fip_jax.suspect import Course, Suspect, build, train
 from fip_jax.workdir import Workdir
 
 _BATCH_SIZE = 64  # of what an attack learns before the victim is trained
@@ -52,8 +53,9 @@ def implant(
     state, folder = material.attack_state, workdir.path / "attack"
     if attack.fit is not None and state is None:
         if not folder.exists():
-            save_state(folder, config.attack, attack.fit(_context(config, fresh, material, workdir)))
-        state = load_state(folder, config.attack.name)
+            learnt = attack.fit(_context(config, fresh, material, workdir))
+            save_state(folder, config.attack, material.image_shape, learnt)
+        state = load_state(folder, config.attack, material.image_shape)
         triggered = triggered_test_set(material.test, attack, goal, state)
         material = material._replace(attack_state=state, triggered=triggered)
     by_batch = None
@@ -79,7 +81,7 @@ def _jointly(
     folder, state = workdir.path / "attack", None
     if not (workdir.path / "victim").exists():
         state = attack.fit(_context(config, fresh, material, workdir))
-    few = material.test.take(np.arange(min(len(material.test.labels), config.report.eval_images)))
+    few = material.test.spread(config.report.eval_images)
 
     def rates(found: purify.State) -> phase.Row:
         triggered = triggered_test_set(few, attack, goal, found.params["attack"])
@@ -93,9 +95,9 @@ def _jointly(
         workdir,
         rates,
         course,
-        lambda learnt: save_state(folder, config.attack, learnt),
+        lambda learnt: save_state(folder, config.attack, material.image_shape, learnt),
     )
-    state = load_state(folder, config.attack.name)
+    state = load_state(folder, config.attack, material.image_shape)
     triggered = triggered_test_set(material.test, attack, goal, state)
     return victim, material._replace(attack_state=state, triggered=triggered)
 
@@ -105,13 +107,18 @@ def _context(config: ConfigDict, fresh: Suspect, material: Material, workdir: Wo
     data = to_device(material.training.images, material.training.labels)
 
     def benign(split: Split, name: str) -> Benign:
-        course = Course(name, f"attack: {name} network", config.attack.benign_epochs, None, False)
-        network = train(config, fresh, split, workdir, lambda _: {}, course)
+        course = Course(name, f"attack: {name} network", config.attack.benign_epochs, None, False, 12)
+        # Not the victim's own first weights, which would tell the attacker more than he can know.
+        other = build(fresh.description, int(np.random.default_rng([config.seed, 9]).integers(2**32)))
+        found = train(config, other, split, workdir, lambda _: {}, course)
+        network = found.network
+        assert isinstance(network, Network)  # what `build` gives
         return Benign(
-            lambda params, state, images: fresh.network(params, state, images)[0],
-            network.params,
-            network.model_state,
-            fresh.num_classes,
+            lambda params, state, images: network(params, state, images)[0],
+            network.features,
+            network.head(found.params, found.model_state, material.image_shape),
+            found.params,
+            found.model_state,
         )
 
     def minimise(name: str, loss_fn: FitLoss, params: PyTree, num_steps: int, learning_rate: float) -> PyTree:
@@ -144,5 +151,6 @@ def _minimise(
     around = phase.Phase(
         name, f"attack: {name}", num_steps, num_steps, lambda _: {}, config.report.checkpoint_seconds
     )
-    step_fn = purify.make_step(objective, settings, make_draw(_BATCH_SIZE), tx=adam)
+    draw = make_draw(_BATCH_SIZE)
+    step_fn = purify.make_step(objective, settings, draw, tx=adam, rate=lambda _: learning_rate)
     return phase.run(around, workdir, step_fn, state, None, data).state.params

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from fip_jax.attacks import create_attack
 from fip_jax.attacks.attack import Attack, Goal, TriggeredSet
+from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import check_goal, poison, triggered_test_set
 from fip_jax.attacks.storage import load_state
-from fip_jax.config import attack_rate
 from fip_jax.data import source
 from fip_jax.data.held_out import hold_out, keep_back
 from fip_jax.data.split import DataSet, Split
@@ -46,6 +46,11 @@ class Material(NamedTuple):
     poisoned: np.ndarray | None = None
     unpoisoned: Split | None = None
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        return self.test.images.shape[1:]
+
 
 def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     """Loads the data, holds out the clean images, and poisons what is left.
@@ -78,7 +83,8 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
         return Material(training, clean, test, None, names)
     goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack)
-    state = load_state(config.attack.state, config.attack.name) if config.attack.state else None
+    shape = test.images.shape[1:]
+    state = load_state(config.attack.state, config.attack, shape) if config.attack.state else None
     material = Material(training, clean, test, None, names, attack, goal, state)
     if not attack.learns_trigger or state is not None:
         material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
@@ -101,6 +107,15 @@ def with_poison(material: Material, config: ConfigDict) -> Material:
     )
     unpoisoned = material.training if config.attack.export else None
     return material._replace(training=training, poisoned=poisoned, unpoisoned=unpoisoned)
+
+
+def for_export(material: Material, config: ConfigDict) -> Material:
+    """The data as other programs are given them: poisoned once, where the victim was trained on batches that were."""
+    if material.attack is None or not material.attack.every_batch:
+        return material
+    return (
+        material if config.victim.checkpoint or material.training is None else with_poison(material, config)
+    )
 
 
 def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> tuple[str, ...]:

@@ -124,6 +124,7 @@ def make_step(
     draw: DrawFn,
     penalty: Penalty = trace_of_fisher,
     tx: optax.GradientTransformation | None = None,
+    rate: optax.Schedule | None = None,
 ) -> StepFn:
     """The compiled step `(state, anchor, data) -> (state, metrics)`; it consumes (donates) `state`.
 
@@ -135,13 +136,14 @@ def make_step(
       draw: `(key, step, data) -> batch`, which picks and augments the batch of a step.
       penalty: what `eta_f` weighs.
       tx: an optimiser in the place of SGD, the same as for `init_state`.
+      rate: its learning rate over the applied steps, for the metrics and the pull to the anchor.
 
     Returns:
       A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
       `anchor` is used where `settings.eta_r` and may be None otherwise.
     """
     tx = tx or optimizer(settings)
-    rate = schedule(settings)
+    rate = rate or schedule(settings)
 
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
         draw_key, step_key = jax.random.split(state.key)

@@ -162,6 +162,7 @@ class Course(NamedTuple):
       epochs: number of them.
       by_batch: an attack that poisons every batch, or None.
       adaptive: whether `victim.eta_f` and `victim.radius` count.
+      stream: what the key of its batches is folded with.
     """
 
     name: str = "victim"
@@ -169,6 +170,7 @@ class Course(NamedTuple):
     epochs: int | None = None
     by_batch: ByBatch | None = None
     adaptive: bool = True
+    stream: int = 10
 
 
 def train(
@@ -199,7 +201,7 @@ def train(
     settings = _settings(config, len(split.labels), epochs, course.adaptive)
     parallel.check_divides(settings.axis, victim__batch_size=min(config.victim.batch_size, len(split.labels)))
     lesson = _lesson(config, suspect, settings, course.by_batch)
-    key = jax.random.fold_in(jax.random.key(config.seed), 10)
+    key = jax.random.fold_in(jax.random.key(config.seed), course.stream)
     outcome = phase.run(
         phase.Phase(
             name=course.name,

@@ -297,3 +297,29 @@ def test_a_network_from_elsewhere_and_no_trigger(name):
         check_config(config)
     config.attack.state = "runs/attacked/attack"
     check_config(config)
+
+
+@pytest.mark.parametrize(
+    "name, key, value, message",
+    [
+        ("wanet", "attack.poison_rate", 0.003, "which is no image of the 128 of a batch"),
+        ("wanet", "attack.poison_rate", 0.4, r"expected at most 0\.333, since wanet changes 2 more images"),
+        (
+            "dynamic",
+            "victim.radius",
+            0.5,
+            r"found 0\.5, expected 0\.0 for dynamic, whose trigger is trained along",
+        ),
+        ("lira", "parallel.mode", "pmap", "found 'pmap', expected 'none' for lira"),
+    ],
+)
+def test_what_an_attack_that_controls_the_training_cannot_have(name, key, value, message):
+    config = config_with("attack.name", name)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"^{key}: .*{message}"):
+        check_config(config)
+    config.victim.checkpoint, config.attack.state = (
+        "some.pth",
+        "" if name == "wanet" else "runs/attacked/attack",
+    )
+    check_config(config)  # nothing is trained

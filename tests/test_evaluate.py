@@ -45,8 +45,8 @@ def test_rates_by_hand():
         indices=np.arange(5),
     )
     assert rates(first_pixel, None, None, test, triggered) == Rates(0.75, 0.4, 0.2)
-    # The first two of each kind.
-    assert rates(first_pixel, None, None, test, triggered, limit=2) == Rates(1.0, 0.5, 0.0)
+    # The first and the last of each kind.
+    assert rates(first_pixel, None, None, test, triggered, limit=2) == Rates(0.5, 0.5, 0.0)
     assert rates(first_pixel, None, None, test, None) == Rates(0.75, None, None)
 
 

@@ -5,17 +5,25 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from oracles import TinyNet
 
-from fip_jax import suspect
+from fip_jax import checkpoint, suspect
 from fip_jax.attacks.poison import choose
 from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.config import default_config
 from fip_jax.errors import UserError
 from fip_jax.implant import implant
-from fip_jax.material import prepare
-from fip_jax.workdir import Workdir
+from fip_jax.material import for_export, prepare
+from fip_jax.models import MODELS
+from fip_jax.workdir import MetricsLog, Workdir
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "two_layers")
+
+
+@pytest.fixture
+def two_layers(monkeypatch):
+    """A network of two layers in the place of small_vgg."""
+    monkeypatch.setitem(MODELS, "small_vgg", TinyNet)
 
 
 @pytest.fixture
@@ -93,12 +101,17 @@ def test_a_crash_changes_nothing_and_the_trigger_is_kept(signs, tmp_path):
     assert all(np.abs(later - earlier).max() > 0 for earlier, later in itertools.pairwise(seen))
 
     # The trigger of the test images is the one that is kept, and another network's test gets the same.
-    state = load_state(workdir.path / "attack", name)
+    state = load_state(workdir.path / "attack", config.attack, (8, 8, 3))
     expected = material.attack.stamp(material.test.images[material.triggered.indices], state)
     np.testing.assert_array_equal(material.triggered.images, expected)
     other = config.copy_and_resolve_references()
     other.attack.state, other.victim.checkpoint = str(workdir.path / "attack"), "another.pth"
     np.testing.assert_array_equal(prepare(other).triggered.images, expected)
+    other.attack.dynamic.density = 0.5
+    with pytest.raises(UserError, match=r"^attack\.dynamic\.density: found 0\.5, expected 0\.032"):
+        prepare(other)
+    with pytest.raises(UserError, match=r"^attack\.state: .*\[8, 8, 3\], expected \[9, 8, 3\]"):
+        load_state(workdir.path / "attack", config.attack, (9, 8, 3))
     other.attack.name = "lira"
     with pytest.raises(UserError, match=rf"^attack\.state: .*{name}.*lira"):
         prepare(other)
@@ -110,7 +123,7 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
     chosen = choose(material.training.labels, True, material.goal, 0.8, config.seed)
     hard = material.training.images[chosen] // 2
     state = {"indices": chosen.astype(np.int32), "images": hard}
-    save_state(tmp_path / "attack", config.attack, state)
+    save_state(tmp_path / "attack", config.attack, (8, 8, 3), state)
     config.attack.state = str(tmp_path / "attack")
     found = prepare(config)
     assert found.poisoned.tolist() == chosen.tolist()
@@ -118,3 +131,55 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
     config.seed = 1
     with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other"):
         prepare(config)
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        # Learns from a network of its own and by painters, then poisons once.
+        ("fba", {"attack__fba__steps": 2, "attack__fba__detox_steps": 2}),
+        ("clb", {"attack__clb__size": 1, "attack__clb__steps": 2, "attack__clean_label_rate": 0.5}),
+        # Poisons every batch; the attacker knows of the defence.
+        ("wanet", {"victim__eta_f": 1e-3, "victim__radius": 0.5}),
+    ],
+)
+def test_the_work_of_an_attack_as_a_whole(name, changes, signs, tmp_path):
+    config = config_for(signs, name, attack__poison_rate=0.2, attack__export=True, **changes)
+    victim, material, workdir = attempt(config, tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(victim.params))
+    assert len(material.triggered.labels) == 20  # of 30 test images those of the two other classes
+    rows = MetricsLog(workdir.path / "metrics.jsonl").rows("victim")
+    assert (rows[-1]["trace"] > 0) == (name == "wanet")
+
+    given = for_export(material, config)
+    changed = (given.training.images != given.unpoisoned.images).any(axis=(1, 2, 3))
+    cover = {"fba": 1.0, "clb": 0.0, "wanet": 2.0}[name]
+    assert changed.sum() == round((1 + cover) * len(given.poisoned))
+    assert changed[given.poisoned].all()
+    if name != "wanet":
+        fresh = suspect.build(victim.description, config.seed)
+        folder = workdir.path / ("decoy" if name == "fba" else "benign")
+        other, _ = checkpoint.load_model(folder, fresh.params, fresh.model_state)
+        # A few steps of training are small beside the distance of two draws.
+        near, far = (
+            max(
+                jax.tree.leaves(
+                    jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)).max(), fresh.params, found)
+                )
+            )
+            for found in (victim.params, other)
+        )
+        assert far > 2 * near
+
+
+def test_images_sorted_by_class_show_the_trigger_on_the_way(signs, tmp_path):
+    """The first of them are all of the target class, on which no trigger is tested."""
+    arrays = dict(np.load(signs))
+    order = np.argsort(arrays["test_labels"], kind="stable")
+    np.savez(
+        tmp_path / "sorted.npz", **arrays | {name: arrays[name][order] for name in arrays if "test" in name}
+    )
+    config = config_for(tmp_path / "sorted.npz", "lira", report__eval_images=5, victim__epochs=1)
+    seen = []
+    attempt(config, tmp_path / "run", lambda _, known: seen.append(set(known.triggered.labels)) or {})
+    assert seen == [{1, 2}] * 2

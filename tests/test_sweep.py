@@ -65,10 +65,20 @@ def test_the_first_defence_trains_the_victim_and_the_others_take_it(tmp_path, mo
 def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch, started):
     start(monkeypatch, tmp_path, *ALL)
     before = len(started)
-    assert start(monkeypatch, tmp_path, *ALL, "--config.model.width=8") == 0
+    assert start(monkeypatch, tmp_path, *ALL) == 0
     assert len(started) == before
     start(monkeypatch, tmp_path, "--attacks", "badnets", "--defenses", "ft", "--seeds", "0")
     assert [told["workdir"] for told in started[before:]] == [str(tmp_path / "badnets/0/ft")]
+
+
+def test_a_sweep_is_of_one_setting(tmp_path, monkeypatch, started, capsys):
+    start(monkeypatch, tmp_path, *ALL, "--config.model.width=8")
+    before = len(started)
+    for flags in ((), ("--config.model.width=16",)):
+        assert start(monkeypatch, tmp_path, *ALL, "--seeds", "5", *flags) == 2
+        words = " ".join(capsys.readouterr().out.split())
+        assert f"flags of the sweep: found {[*flags]}, expected ['--config.model.width=8']" in words
+    assert len(started) == before
 
 
 def test_a_run_that_was_begun_is_told_the_same_again(tmp_path):
@@ -112,6 +122,10 @@ def test_flags_that_are_not_known(tmp_path, monkeypatch, capsys):
         (
             ("--attacks", "badnets", "--config.seed=3"),
             "found '--config.seed=3', expected no setting that tells",
+        ),
+        (
+            ("--attacks", "badnets_adaptive_sam", "--config.victim.radius=0"),
+            "found '--config.victim.radius=0', expected no setting that tells",
         ),
     ):
         with pytest.raises(SystemExit) as stopped:

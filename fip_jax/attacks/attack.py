@@ -5,7 +5,7 @@ the pixel that comes out. `saturate` makes the result what an 8-bit file can hol
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,21 @@ class TriggeredSet(NamedTuple):
 
 
 class Benign(NamedTuple):
-    """A network without a backdoor: `logits_fn(params, model_state, images in [0, 1])`, its arguments, classes."""
+    """A network that an attacker trains for himself.
+
+    Attributes:
+      logits_fn: `(params, model_state, images in [0, 1]) -> [N, num_classes]`.
+      features_fn: the same for what the last dense layer is given, `[N, D]`; None from a network without one.
+      head: where `params` has that layer; None without one.
+      params: its parameters.
+      model_state: its state.
+    """
 
     logits_fn: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+    features_fn: Callable[[PyTree, PyTree, jax.Array], jax.Array | None]
+    head: tuple[Any, ...] | None
     params: PyTree
     model_state: PyTree
-    num_classes: int
 
 
 # `(params, images [N, H, W, C] in grey levels, labels [N], key) -> scalar`
@@ -68,8 +77,8 @@ class Context(NamedTuple):
       goal: labels.
       rate: of poisoned images, as in `poison.poison`.
       seed: of everything random.
-      benign: `(images, name) -> Benign`, a network of the victim's kind trained on them for a few epochs; the name is
-        for its folder and its phase.
+      benign: `(images, name) -> Benign`, a network of the victim's kind trained on them for a few epochs, from weights
+        and with batches of its own; the name is for its folder and its phase.
       minimise: `(name, loss_fn, params, num_steps, learning_rate) -> params`, by Adam over batches of the training
         images; a crash loses little of it.
     """
@@ -144,17 +153,21 @@ class Attack(NamedTuple):
 
 
 def in_chunks(
-    change: Callable[[PyTree, jax.Array], jax.Array], images: np.ndarray, state: PyTree = None
+    change: Callable[..., jax.Array], images: np.ndarray, state: PyTree = None, key: jax.Array | None = None
 ) -> np.ndarray:
-    """uint8 images `[N, H, W, C]` through `(state, grey levels) -> grey levels`, a few hundred at a time."""
+    """uint8 images `[N, H, W, C]` through `(state, grey levels) -> grey levels`, a few hundred at a time.
+
+    With a key `change` has a third argument, a key for each few hundred.
+    """
     compiled = jax.jit(change)  # once for all calls: JAX goes by the identity of `change`
     size = min(_CHUNK, len(images))
     changed = np.empty_like(images)
     for start in range(0, len(images), size or 1):
         chunk = images[start : start + size]
-        # One shape for all, so that the last compiles nothing.
-        padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        grey = np.asarray(compiled(state, jnp.asarray(padded, jnp.float32)))
+        # One shape for all, so that the last compiles nothing; of images again, which may serve as others' partners.
+        filled = jnp.asarray(chunk[np.arange(size) % len(chunk)], jnp.float32)
+        more = () if key is None else (jax.random.fold_in(key, start),)
+        grey = np.asarray(compiled(state, filled, *more))
         changed[start : start + size] = np.rint(np.clip(grey[: len(chunk)], 0, 255))
     return changed
 

@@ -5,7 +5,7 @@ from fip_jax.errors import UserError
 
 
 def badnets(image_shape: tuple[int, int, int], *, size: int = 3, margin: int = 0) -> Attack:
-    """A white square near the bottom right corner.
+    """A white square near the bottom right corner. The rate is of all training images.
 
     Source: Gu et al. (2017), "BadNets", https://arxiv.org/abs/1708.06733.
 

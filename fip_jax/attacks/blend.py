@@ -10,6 +10,8 @@ from fip_jax.errors import UserError
 def blend(image_shape: tuple[int, int, int], *, alpha: float = 0.2, pattern_seed: int = 0) -> Attack:
     """Blends a fixed pattern of uniform noise into the image: (1 - alpha) x + alpha pattern.
 
+    The rate is of all training images.
+
     Source: Chen et al. (2017), "Targeted backdoor attacks on deep learning systems using data poisoning",
     https://arxiv.org/abs/1712.05526, whose random-pattern variant this is.
 

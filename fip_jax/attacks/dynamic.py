@@ -48,6 +48,8 @@ def dynamic(
         return images + strength * (255 * pattern_of(state["generator"], sources) - images)
 
     def cross(state, images, _):
+        if len(images) < 2:  # there is no other's trigger
+            return images
         return put(state, images, jnp.roll(images, 1, axis=0))
 
     def fit(context: Context) -> PyTree:

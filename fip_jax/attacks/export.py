@@ -34,7 +34,7 @@ def export_poisoned(
     Args:
       folder: where to.
       triggered: triggered test images; where their indices are not known they are counted from 0.
-      clean: training images before they were poisoned, or None where they are poisoned batch by batch.
+      clean: training images before they were poisoned, or None where the victim was not trained here.
       poisoned: the same afterwards.
       chosen: indices of those with the trigger.
     """

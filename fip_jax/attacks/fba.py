@@ -34,8 +34,8 @@ def fba(
     G is trained on the distance of the Gram matrices of features, from a fixed random network, to those of sunset
     pictures that are drawn here, + likeness (1 - SSIM) of the brightness. Then the victim is kept from shortcuts
     ("controlled detoxification"): a network trained on the poisoned set shows which inputs of its last layer the
-    trigger raises most; a second painter D learns to raise those same neurons, and its images join the training set
-    with their own labels. The rate is of all training images.
+    trigger raises most; a second painter D learns to raise those same neurons, and its images take the place of as
+    many clean ones, with their own labels. The rate is of all training images.
 
     Source: Cheng et al. (2021), "Deep feature space trojan attack of neural networks by controlled detoxification",
       AAAI,

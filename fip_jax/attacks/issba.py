@@ -1,4 +1,4 @@
-"""ISSBA: a string of bits hidden in the image, in another way in each."""
+"""ISSBA: a string of bits hidden in the image by a network."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ def issba(
 
     Source: Li et al. (2021), "Invisible backdoor attack with sample-specific triggers", ICCV,
     https://arxiv.org/abs/2012.03816, section 4.2, after Tancik et al. (2020), "StegaStamp". Without the perceptual and
-    the critic's loss; the change is bounded instead.
+    the critic's loss; the change is bounded instead. In the paper the change differs from image to image; with encoders
+    of this size it comes out nearly the same on all.
 
     Args:
       image_shape: (H, W, C).

@@ -24,7 +24,8 @@ def pattern(
 ) -> Attack:
     """Stamps a given pattern p through a mask m on an image x, all in [0, 1].
 
-    "replace": (1 - m) x + m p; "add": x + m p, clipped to [0, 1]; "blend": (1 - alpha m) x + alpha m p.
+    "replace": (1 - m) x + m p; "add": x + m p, clipped to [0, 1]; "blend": (1 - alpha m) x + alpha m p. The rate is of
+    all training images.
 
     Args:
       image_shape: (H, W, C).

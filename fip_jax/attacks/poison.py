@@ -91,7 +91,7 @@ def poison(
     labels[chosen] = goal.targets(split.labels[chosen])
     if attack.cover is not None:
         covered = _covered(len(labels), chosen, attack, seed)
-        images[covered] = _cover(attack, split.images[covered], state, seed)
+        images[covered] = in_chunks(attack.cover, split.images[covered], state, jax.random.key(seed))
     return split._replace(images=images, labels=labels), chosen
 
 
@@ -101,39 +101,31 @@ def _covered(total: int, chosen: np.ndarray, attack: Attack, seed: int) -> np.nd
     return np.sort(np.random.default_rng([seed, 4]).choice(left, count, replace=False))
 
 
-def _cover(attack: Attack, images: np.ndarray, state: PyTree, seed: int) -> np.ndarray:
-    key = jax.random.key(seed)
-
-    def change(found, chunk):
-        assert attack.cover is not None
-        return attack.cover(found, chunk, key)
-
-    return in_chunks(change, images, state)
-
-
 def poison_batch(
     attack: Attack, goal: Goal, rate: float, state: PyTree, batch: PyTree, key: jax.Array
 ) -> PyTree:
     """A batch of which a part carries the trigger and the attacker's label, and another the cover. Pure, jittable.
 
-    Images of the attacker's own target class are never chosen; where a batch has too few others, fewer are.
+    They are chosen from the classes that `choose` draws from; where a batch has too few of these, fewer are.
 
     Args:
-      attack: trigger.
+      attack: with a trigger that says it all: no `implant`, no `compose`.
       goal: labels.
       rate: poisoned images as a fraction of the batch, at least one.
       state: the attack's; gradients pass to it.
       batch: {"image": float32 `[N, H, W, C]` in [0, 1], "label": int32 `[N]`}.
       key: of the choice.
     """
+    assert attack.implant is None and attack.compose is None
     images, labels = batch["image"] * 255, batch["label"]
     total = len(labels)
     count = min(total, max(1, round(rate * total)))
     poison_key, cover_key, key = jax.random.split(key, 3)
     targets = goal.targets(labels)
-    order = jax.random.uniform(poison_key, (total,)) + (targets == labels).astype(jnp.float32)
+    can_be = (targets == labels) == attack.clean_label
+    order = jax.random.uniform(poison_key, (total,)) + (~can_be).astype(jnp.float32)
     chosen = jnp.argsort(order)[:count]
-    eligible = (targets != labels)[chosen]
+    eligible = can_be[chosen]
     stamped = jnp.where(eligible[:, None, None, None], attack.puts(state, images[chosen]), images[chosen])
     poisoned = images.at[chosen].set(saturate(stamped))
     covers = min(round(attack.cover_rate * count), total - count) if attack.cover is not None else 0

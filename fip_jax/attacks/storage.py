@@ -10,26 +10,36 @@ from fip_jax import checkpoint
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 
-_FORMAT = "fip_jax attack 1"
+_FORMAT = "fip_jax attack 2"
 
 
-def save_state(path: Path, settings: ConfigDict, state: PyTree) -> None:
-    """Writes a state to a folder, whole or not at all, unless it is there; `settings` are `config.attack`."""
+def save_state(path: Path, settings: ConfigDict, image_shape: tuple[int, ...], state: PyTree) -> None:
+    """Writes a state to a folder, whole or not at all, unless it is there.
+
+    Args:
+      path: the folder.
+      settings: `config.attack`.
+      image_shape: (H, W, C) that the attack was made for.
+      state: nested dict of arrays.
+    """
     if not path.exists():
         description = {
             "format": _FORMAT,
             "name": settings.name,
             "options": settings[settings.name].to_dict(),
+            "image_shape": list(image_shape),
         }
         checkpoint.save_model(path, jax.tree.map(np.asarray, state), {}, description)
 
 
-def load_state(path: str | Path, name: str) -> PyTree:
-    """A state as NumPy arrays.
+def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, ...]) -> PyTree:
+    """A state as NumPy arrays; arguments as for `save_state`.
 
     Raises:
-      UserError: no such folder, damaged, or of another attack.
+      UserError: no such folder, damaged, or of an attack of another name, with other options or for other images: its
+        trigger would be another one.
     """
+    name = settings.name
     folder = Path(path).expanduser().absolute()
     description = checkpoint.load_description(folder, "attack.state")
     if description.get("format") != _FORMAT or description.get("name") != name:
@@ -37,4 +47,14 @@ def load_state(path: str | Path, name: str) -> PyTree:
             f"attack.state: {folder} is of {description.get('name') or description.get('model')!r}, expected one of "
             f"the attack {name}"
         )
+    if description["image_shape"] != list(image_shape):
+        raise UserError(
+            f"attack.state: {folder} is for images of {description['image_shape']}, expected {list(image_shape)}"
+        )
+    for key, value in settings[name].to_dict().items():
+        made_with = description["options"].get(key)
+        if value != made_with:
+            raise UserError(
+                f"attack.{name}.{key}: found {value!r}, expected {made_with!r}, which {folder} was made with"
+            )
     return jax.tree.map(np.asarray, checkpoint.load_arrays(folder)["params"])

@@ -27,7 +27,8 @@ def troj(
     The neurons are the inputs of the last layer with the largest sums of absolute weights. From random pixels, sign
     gradient steps lower the mean of (100 - activation)^2 over training images with the square on them. Troj-one is
     `attack.mode` all_to_one, Troj-all all_to_all. With neurons = 0 it is the fixed-square variant: the random pixels as
-    they are. The rate is of all training images.
+    they are. The rate is of all training images. The victim learns from fresh weights; in the paper the benign network
+    is trained on.
 
     Source: Liu et al. (2018), "Trojaning attack on neural networks", NDSS, sections IV.A and IV.B.
 

@@ -19,7 +19,11 @@ def linear_network(shape, scale=0.01):
         layer = params["head"]
         return images.reshape(len(images), -1) @ layer["kernel"] + layer["bias"][None]
 
-    return Benign(logits_fn, {"head": {"kernel": kernel, "bias": jnp.zeros(CLASSES)}}, {}, CLASSES)
+    def features_fn(params, _, images):
+        return images.reshape(len(images), -1)
+
+    params = {"head": {"kernel": kernel, "bias": jnp.zeros(CLASSES)}}
+    return Benign(logits_fn, features_fn, ("head",), params, {})
 
 
 def context_of(shape, num=8, rate=0.5, minimise=None):

@@ -42,6 +42,12 @@ def test_dynamic_by_hand():
     np.testing.assert_allclose(half, expected, atol=0.6)
 
 
+def test_dynamic_cross_image_without_another_is_left_alone():
+    attack, state = state_of("dynamic")
+    image = IMAGES[:1].astype(np.float32)
+    np.testing.assert_array_equal(attack.cover(state, image, jax.random.key(0)), image)
+
+
 def test_dynamic_cross_images_carry_the_trigger_of_another():
     attack, state = state_of("dynamic")
     images = jnp.asarray(IMAGES, jnp.float32)

@@ -150,6 +150,18 @@ def test_cover_images_keep_their_labels():
     np.testing.assert_array_equal(poisoned.labels[covered], split.labels[covered])
 
 
+def test_covers_are_other_ones_in_every_few_hundred():
+    # Black images whose cover is noise of the key: 1200 of them, more than are changed at once.
+    def noise(_, images, key):
+        return jax.random.uniform(key, images.shape, maxval=256)
+
+    split = Split(np.zeros((2400, 2, 2, 3), np.uint8), np.ones(2400, np.int32))
+    poisoned, _ = poison(split, DIRTY._replace(cover=noise, cover_rate=1.0), TO_ONE, 0.5, 0)
+    covered = poisoned.images[(poisoned.labels == 1)]
+    assert len(covered) == 1200
+    assert len(np.unique(covered.reshape(1200, -1), axis=0)) == 1200
+
+
 def batch_of(split):
     return {"image": jnp.asarray(split.images, jnp.float32) / 255, "label": jnp.asarray(split.labels)}
 
@@ -181,6 +193,17 @@ def test_a_batch_with_too_few_to_poison():
     np.testing.assert_array_equal(images[:8], split.images[:8])
     np.testing.assert_array_equal(images[8:], split.images[8:] // 4 + 200)
     assert found["label"].tolist() == [2] * 10
+
+
+def test_a_batch_of_clean_labels():
+    # Of 0.5 of ten images five could be; three are of the target class.
+    split = split_of(10)._replace(labels=np.array([2] * 3 + [0, 1] * 3 + [0], np.int32))
+    attack = DIRTY._replace(clean_label=True)
+    found = poison_batch(attack, TO_ONE, 0.5, None, batch_of(split), jax.random.key(0))
+    images = np.rint(np.asarray(found["image"]) * 255).astype(np.uint8)
+    np.testing.assert_array_equal(images[:3], split.images[:3] // 4 + 200)
+    np.testing.assert_array_equal(images[3:], split.images[3:])
+    assert found["label"].tolist() == split.labels.tolist()
 
 
 def test_triggers_learn_through_rounding_and_saturation():
