@@ -106,5 +106,13 @@ def test_summary_by_hand():
     # Lost 2 and 6 points, mean 4, deviation sqrt 8; DER mean 0.85, deviation 0.0707.
     assert lines[-1] == "| fip | 2 | 4.0 ± 2.8 | 2.0 ± 0.0 | 3.0 ± 2.8 | 0.850 ± 0.071 | 1.5 ± 0.0 |"
     assert len(lines) == 5
+    table = summary.side_by_side(found)
+    assert table[0] == "| network | before | fip | ft |"
+    # Before: ACC 97, 97 and 50. After: the ASR is 2 in both rows, so that no deviation is shown.
+    assert table[2] == "| `a` | 81.3 / 50.0 / 50.0 | 93.0 / 2.0 / 90.0 | 50.0 / 50.0 / 50.0 |"
+    assert table[3] == "| `b` | 97.0 / 50.0 / 50.0 | 93.0 / 2.0 / 90.0 |  |"
+    found[0]["asr_after"] = "0.03"  # 2 and 3: mean 2.5, deviation 0.707
+    assert "| 93.0 / 2.5 ± 0.7 / 90.0 |" in summary.side_by_side(found)[2]
+    found[0]["asr_after"] = "0.02"
     table = summary.by_network(found)
     assert "| fip | 2 | 93.0 ± 2.8 | 2.0 ± 0.0 | 90.0 ± 0.0 | 0.850 ± 0.071 | 1.5 ± 0.0 |" in table

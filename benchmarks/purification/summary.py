@@ -2,8 +2,8 @@
 
     python -m benchmarks.purification.summary benchmarks/purification/results/main.csv
 
-Prints Markdown: each method and setting over all networks, then network by network. Rates in per cent, mean and
-standard deviation over the rows; the deviation of the averages is over seeds.
+Prints Markdown: each method and setting over all networks, the methods side by side, then network by network. Rates in
+per cent, mean and standard deviation over the rows; the deviation of the averages is over seeds.
 """
 
 import argparse
@@ -74,6 +74,25 @@ def over_networks(rows: list[Row], title: str = "all networks") -> list[str]:
     ]
 
 
+def side_by_side(rows: list[Row]) -> list[str]:
+    """A line for each network, a column for each method and setting: ACC / ASR / RA."""
+    settings = list(grouped(rows, _setting))
+    lines = [f"| network | before | {' | '.join(settings)} |", "|---" * (len(settings) + 2) + "|"]
+    for name, group in grouped(rows, lambda row: row["model"]).items():
+        parts = grouped(group, _setting)
+        cells = [_cell(parts[setting], "after") if setting in parts else "" for setting in settings]
+        lines.append(f"| `{name}` | {_cell(group, 'before')} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(rows: list[Row], when: str) -> str:
+    """Means, and the deviation of the ASR where it is half a point or more."""
+    acc, asr, ra = (percent(rows, f"{rate}_{when}") for rate in ("acc", "asr", "ra"))
+    wide = when == "after" and len(asr) > 1 and statistics.stdev(asr) >= 0.5
+    middle = spread(asr) if wide else f"{statistics.fmean(asr):.1f}"
+    return f"{statistics.fmean(acc):.1f} / {middle} / {statistics.fmean(ra):.1f}"
+
+
 def by_network(rows: list[Row]) -> list[str]:
     """A table for each network."""
     lines = []
@@ -129,7 +148,7 @@ def main() -> None:
     for title, part in parts.items():
         if part:
             print("\n".join(over_networks(part, title)) + "\n")
-    print("\n".join(by_network(rows)))
+    print("\n".join(side_by_side(rows) + by_network(rows)))
 
 
 if __name__ == "__main__":
