@@ -254,3 +254,74 @@ FILES = {
     "safetensors of deep JSON": safetensors_with(b'{"a":' + b"[" * 100_000),
     "safetensors that are not numbers": safetensors.numpy.save({"a": np.full(3, np.nan, np.float32)}),
 }
+
+
+def two_directories():
+    """Two networks in one zip: `zipfile` finds the one with ones by its directory's length, PyTorch the one with twos.
+
+    `zipfile` takes what lies before the directory it found for something else, and adds its length to every offset.
+    """
+    entries, directories = [], []
+    for value in (2, 1):
+        whole = zipped(GOOD, [("0", np.full(6, value, "<f4").tobytes())])
+        start, end = zipfile.ZipFile(io.BytesIO(whole)).start_dir, whole.rindex(b"PK\x05\x06")
+        entries.append(whole[:start])
+        directories.append(bytearray(whole[start:end]))
+    tail = bytearray(whole[end:])
+    size = len(directories[1])
+    for record in (0, directories[1].rindex(CENTRAL)):
+        (offset,) = struct.unpack_from("<I", directories[1], record + 42)
+        struct.pack_into("<I", directories[1], record + 42, len(entries[0]) + offset - size)
+    struct.pack_into("<II", tail, 12, size, len(entries[0]) + len(entries[1]))
+    return b"".join([*entries, *directories, tail])
+
+
+def with_locator(offset):
+    """A zip with the records of large files, as PyTorch writes them, whose locator says that they are `offset` on."""
+    whole = zipped(GOOD)
+    end = whole.rindex(b"PK\x05\x06")
+    count, size, start = struct.unpack_from("<10xHII", whole, end)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start)
+    return whole[:end] + record + struct.pack("<4sIQI", b"PK\x06\x07", 0, end + offset, 1) + whole[end:]
+
+
+def part(name, first=0, size=6):
+    return b"(" + text(name) + number(first) + number(size) + b"t"
+
+
+def renamed(data, old, new):
+    assert len(old) == len(new)
+    return data.replace(old, new)
+
+
+def beginning_as_a_tar(data):
+    """Its first 512 bytes as a tar header: some text with a checksum, inside of the first pickle."""
+    filler = bytearray(b"\x80\x02B" + struct.pack("<I", 600) + bytes(600) + b"0")
+    filler[257:263] = b"ustar\x00"
+    total = sum(filler[:148]) + 8 * 32 + sum(filler[156:512])
+    filler[148:156] = b"%06o\0 " % total
+    return bytes(filler) + data[2:]
+
+
+# What PyTorch would read other numbers from than `zipfile` or a plain reading of the pickle, by why it is refused.
+AMBIGUOUS = {
+    "more than one directory": two_directories(),
+    "one directory (locator)": with_locator(-1),
+    "with a comment": zipped(GOOD)[:-2] + b"\x03\x00abc",
+    "two zip entries of one name": zipped(GOOD, extra=[("archive/DATA.PKL", CALLS["os.system"])]),
+    "name is not ASCII": renamed(
+        zipped(GOOD, extra=[("archive/data/1x", b"")]), b"archive/data/1x", b"archive/data/1\x00"
+    ),
+    "where the end says 1": altered(zipped(GOOD), b"PK\x05\x06", 8, struct.pack("<HH", 1, 1)),
+    "more than a network has": altered(zipped(GOOD), b"PK\x05\x06", 12, struct.pack("<I", 20_000_000)),
+    "a storage of two types": zipped(program(mapping(a=tensor(), b=tensor(kind="IntStorage")))),
+    "to be negated": zipped(
+        program(mapping(a=tensor()[:-2] + mapping(neg=b"\x89") + tensor()[-2:])),
+    ),
+    "out of order": zipped(b"\x80\x04Nq\x010N\x940" + GOOD[2:]),
+    "with the name of a storage": legacy(program(mapping(a=tensor(), b=tensor(view=part("0"))))),
+    "two parts of storages of one name": legacy(
+        program(mapping(a=tensor(view=part("v")), b=tensor(view=part("v", 1, 5), shape=(5,), strides=(1,))))
+    ),
+    "a tar file": beginning_as_a_tar(legacy(GOOD)),
+}

@@ -92,10 +92,11 @@ def read(path: Path) -> Foreign:
         raise UserError(f"{path}: {error.strerror}, expected a file that can be read") from error
     if not head:
         raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
     # A safetensors file begins with the length of its header, which begins with a brace.
-    source, place, arrays = (_read_safetensors if head[8:9] == b"{" else _read_torch)(path)
+    is_safetensors = head[8:9] == b"{"
+    if not is_safetensors and head.lstrip()[:1] == b"<":
+        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
+    source, place, arrays = (_read_safetensors if is_safetensors else _read_torch)(path)
     for key, array in arrays.items():
         with np.errstate(over="ignore", invalid="ignore"):
             finite = array.dtype.kind not in "fV" or np.isfinite(array.astype(np.float32)).all()

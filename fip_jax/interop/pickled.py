@@ -40,6 +40,9 @@ class _Machine:
         # Instructions and bytes so far, and how much calls may still copy of either.
         self.instructions = self.bytes = 0
         self.copied_items = self.copied_characters = 0
+        # What PyTorch goes by where a name comes again: each storage's type and length, and each part's place.
+        self.storages: dict[str, tuple[str, int]] = {}
+        self.parts: dict[str, tuple[str, int, int]] = {}
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -114,6 +117,8 @@ class _Machine:
         if type(key) is not str:
             raise PickleError("a storage without a name")
         total = whole(total, "a storage's length")
+        if self.storages.setdefault(key, (kind.name, total)) != (kind.name, total):
+            raise PickleError("a storage of two types or lengths")
         first, size = 0, total
         if len(found) > 5 and found[5] is not None:
             if not isinstance(found[5], tuple) or len(found[5]) != 3:
@@ -121,6 +126,13 @@ class _Machine:
             first, size = (whole(n, "a part of a storage") for n in found[5][1:])
             if first + size > total:
                 raise PickleError("a part of a storage that reaches beyond it")
+            part = found[5][0]
+            if type(part) is not str or self.parts.setdefault(part, (key, first, size)) != (key, first, size):
+                raise PickleError("two parts of storages of one name")
+            if part in self.storages:
+                raise PickleError("a part of a storage with the name of a storage")
+        if key in self.parts:
+            raise PickleError("a part of a storage with the name of a storage")
         self.push(Storage(key, STORAGES[kind.name], first, size, total))
 
     def append(self, items: list[Any]) -> None:
@@ -142,6 +154,11 @@ class _Machine:
         if index > len(self.memo):
             raise PickleError("values stored out of order")
         self.memo[index : index + 1] = [self.top()]
+
+    def memoize(self) -> None:
+        if self.memo and self.memo[0] is _NOTHING:  # their own count would differ from ours
+            raise PickleError("values stored out of order")
+        self.store(len(self.memo))
 
     def recall(self, index: int) -> None:
         if index >= len(self.memo) or self.memo[index] is _NOTHING:
@@ -180,7 +197,7 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "ADDITEMS": lambda m, arg: m.append(m.pop_to_mark()),
     "SETITEM": lambda m, arg: m.set_items([m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, arg: m.set_items(m.pop_to_mark()),
-    "MEMOIZE": lambda m, arg: m.store(len(m.memo)),
+    "MEMOIZE": lambda m, arg: m.memoize(),
     "GLOBAL": lambda m, arg: m.refer(*arg.split(" ", 1)),
     "STACK_GLOBAL": lambda m, arg: m.refer(*[m.pop(), m.pop()][::-1]),
     "REDUCE": lambda m, arg: m.call(*[m.pop(), m.pop()][::-1]),

@@ -84,6 +84,8 @@ def whole(value: Any, what: str) -> int:
 def _tensor(args: tuple) -> TensorRef:
     """The arguments of PyTorch's `_rebuild_tensor_v2`, checked to lie inside of the storage."""
     storage, offset, shape, strides = args[:4]
+    if len(args) > 6 and args[6]:
+        raise PickleError("a tensor whose numbers are to be negated or conjugated")
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise PickleError("a tensor without storage, shape or strides")
     if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS:

@@ -4,8 +4,10 @@ A file is kept whole, as bytes. Tensors are views of it, and a changed copy of t
 places: keys, nesting, types and everything else that is in it stay as they were.
 """
 
+import contextlib
 import io
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ import numpy as np
 from fip_jax.errors import UserError
 from fip_jax.interop import pickled
 from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef
+from fip_jax.interop.zip_end import check_end, check_records
 
 _MAX_BYTES = 1 << 33
 _LEGACY_PROTOCOL = 1001
@@ -51,13 +54,23 @@ class TorchFile(NamedTuple):
         return _view(self.data, self.entries, ref)
 
     def replaced(self, changes: Iterable[tuple[TensorRef, np.ndarray]]) -> bytes:
-        """A copy of the file with other numbers in some tensors, rounded to the types that these have there."""
+        """A copy of the file with other numbers in some tensors, rounded to the types that these have there.
+
+        Raises:
+          UserError: two of these tensors share numbers in the file and were given different ones.
+        """
         data = bytearray(self.data)
-        touched = {}
+        written = []
         for ref, values in changes:
             view = _view(data, self.entries, ref)
             view[...] = np.asarray(values).astype(view.dtype)
-            touched[ref.storage.key] = self.entries[ref.storage.key]
+            written.append((ref, view, np.asarray(values).astype(view.dtype)))
+        if not all(np.array_equal(view, wanted) for _, view, wanted in written):
+            raise UserError(
+                "victim.checkpoint: found tensors that share their numbers in the file, and that are not the same any "
+                "more, expected a network whose tensors each have their own"
+            )
+        touched = {ref.storage.key: self.entries[ref.storage.key] for ref, *_ in written}
         _renew_checksums(data, touched.values())
         return bytes(data)
 
@@ -98,10 +111,12 @@ def read(path: Path) -> TorchFile:
 
 
 def _read_zip(data: bytes) -> TorchFile:
+    count = check_end(data)
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except Exception as error:  # zipfile lets several types through over damaged files
         raise PickleError("a damaged zip file") from error
+    check_records(archive.infolist(), count)
     entries = _entries(data, archive)
     programs = [n for n in entries if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)]
     prefix = programs[0].removesuffix("data.pkl") if programs else ""
@@ -128,8 +143,6 @@ def _entries(data: bytes, archive: zipfile.ZipFile) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     end = 0
     for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
-        if record.filename in found:
-            raise PickleError("two zip entries of one name")
         if record.header_offset < end:
             raise PickleError("zip entries that overlap")
         entry = _entry(data, record)
@@ -169,6 +182,9 @@ def _checksum_place(data: bytes | bytearray, entry: Entry) -> int:
 
 def _read_legacy(data: bytes) -> TorchFile:
     """Five pickles one after the other (magic number, protocol, system, content, keys), then the storages."""
+    with contextlib.suppress(tarfile.HeaderError):
+        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "replace")
+        raise PickleError("a tar file, in which PyTorch would look for other pickles")
     position, parts = 0, []
     for index in range(5):
         limit = _LEGACY_HEAD_OPERATIONS if index < 3 else pickled.MAX_OPERATIONS

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from hostile_files import CALLS, CANARY, DEEP, DEEP_MEMO, FILES, GOOD, WEIGHTS
+from hostile_files import AMBIGUOUS, CALLS, CANARY, DEEP, DEEP_MEMO, FILES, GOOD, WEIGHTS, with_locator
 from torch_files import legacy, program, tensor, text, zipped
 
 from fip_jax.errors import UserError
@@ -37,6 +37,17 @@ def test_bad_files_are_refused_in_one_sentence(name, tmp_path):
     assert not CANARY.exists()
     if name.split(" (")[0] in CALLS:
         assert "nothing in it was run" in message
+
+
+@pytest.mark.parametrize("words", AMBIGUOUS)
+def test_files_that_pytorch_reads_otherwise(words, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(AMBIGUOUS[words])
+    assert words.split(" (")[0].removeprefix("one ") in refused(tmp_path / "bad.pth")
+
+
+def test_records_of_large_files_where_they_belong(tmp_path):
+    (tmp_path / "good.pth").write_bytes(with_locator(0))
+    assert read(tmp_path / "good.pth").arrays["a"].shape == (2, 3)
 
 
 def test_the_canary_sings():
