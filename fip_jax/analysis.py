@@ -12,6 +12,7 @@ from fip_jax import landscape
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.split import Split
 from fip_jax.eigen import EigenPairs
+from fip_jax.errors import UserError
 from fip_jax.network import RelativeNetwork
 from fip_jax.parallel import axis_of
 from fip_jax.progress import Task, console
@@ -30,13 +31,14 @@ class Analysis:
     Args:
       config: the run's.
       network: gives the kind.
-      test: test images, of which the first `smoothness.num_images` are used.
+      test: test images, of which `smoothness.num_images` are used, spread evenly.
     """
 
     def __init__(self, config: ConfigDict, network: Suspect, test: Split):
         self._config = config.smoothness
         self._key = jax.random.fold_in(jax.random.key(config.seed), 30)
-        data = to_device(test.images[: self._config.num_images], test.labels[: self._config.num_images])
+        some = test.spread(self._config.num_images)
+        data = to_device(some.images, some.labels)
         batch = data | {"image": to_unit(data["image"])}
         self._smoothness, self._relative = (
             Smoothness(kind, batch, self._config.chunk_size, axis_of(config))
@@ -129,15 +131,21 @@ class Analysis:
     def _density(self, network: Suspect, matrix: Matrix) -> dict[str, Any]:
         steps, probes = self._config.density_steps, self._config.density_probes
         with Task(f"spectral density, {matrix}", steps * probes, brief=True) as task:
-            density = self._smoothness.density(
-                network.params,
-                network.model_state,
-                jax.random.fold_in(self._key, 1),
-                matrix,
-                num_steps=steps,
-                num_probes=probes,
-                on_step=task.update,
-            )
+            try:
+                density = self._smoothness.density(
+                    network.params,
+                    network.model_state,
+                    jax.random.fold_in(self._key, 1),
+                    matrix,
+                    num_steps=steps,
+                    num_probes=probes,
+                    on_step=task.update,
+                )
+            except FloatingPointError as error:
+                raise UserError(
+                    f"victim.checkpoint: found a network whose {matrix} matrix is not finite, expected weights of "
+                    "usual size, or mode=purify"
+                ) from error
         trace = density.trace()
         return {
             "nodes": density.nodes.tolist(),

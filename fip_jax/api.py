@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -69,7 +70,7 @@ def purify_network(network: Suspect, images: np.ndarray, labels: np.ndarray, **o
 def purify_network(
     network: nnx.Module, images: np.ndarray, labels: np.ndarray, **options: Any
 ) -> nnx.Module: ...
-def purify_network(network, images, labels, *, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **options):
+def purify_network(network, images, labels, *, mean=None, std=None, **options):
     """A purified copy of a network.
 
     Args:
@@ -77,17 +78,20 @@ def purify_network(network, images, labels, *, mean=(0.0, 0.0, 0.0), std=(1.0, 1
         without dropout) and returns logits `[N, num_classes]`.
       images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
-      mean: for a module, per channel, subtracted from images in [0, 1].
-      std: for a module, per channel, divides what is left.
+      mean: for a module, per channel, subtracted from images in [0, 1]; 0 by default. `load` gives a network its own.
+      std: for a module, per channel, divides what is left; 1 by default.
       **options: as of `purify_function`.
 
     Raises:
       UserError: images or labels of another shape or type, an unknown option, or not one finite step.
     """
     if isinstance(network, Suspect):
+        if mean is not None or std is not None:
+            raise UserError("mean, std: found some, expected none for a network from load, which has its own")
         state = _purify(network.network, network.params, network.model_state, images, labels, options)
         return as_exported(network._replace(params=state.params, model_state=state.model_state))
-    bridge, params, model_state = split_module(network, mean, std)
+    channels = np.shape(images)[-1] if np.ndim(images) == 4 else 3
+    bridge, params, model_state = split_module(network, mean or (0.0,) * channels, std or (1.0,) * channels)
     state = _purify(bridge, params, model_state, images, labels, options)
     return nnx.merge(bridge.graphdef, state.params, state.model_state, bridge.rest)
 
@@ -133,6 +137,18 @@ def _purify(
         raise UserError(
             f"labels: found {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}], one an image"
         )
+    if not len(images):
+        raise UserError("images: found none, expected at least one")
+    logits = jax.eval_shape(
+        lambda p, s, x: network(p, s, x)[0],
+        params,
+        model_state,
+        jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32),
+    )
+    if not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
+        raise UserError(
+            f"labels: found {labels.min()} to {labels.max()}, expected classes from 0 to {logits.shape[-1] - 1}"
+        )
     config = _configured(options)
     start = begin(config, network, params, model_state, Split(images, labels.astype(np.int32)))
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:
@@ -167,6 +183,11 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{name}: no option of {config.defense.name}, expected one of {', '.join(known)}")
-        known[name][name] = value
+        try:
+            known[name][name] = value
+        except TypeError as error:
+            raise UserError(
+                f"{name}: found {value!r}, expected a {type(known[name][name]).__name__}"
+            ) from error
     check_config(config)
     return config

@@ -83,12 +83,7 @@ def begin(
         if config.defense.fast_fip.whole_head:
             head = network.head(params, model_state, clean.images.shape[1:])
         network, params, model_state = spectral.factorise(network, params, model_state, head)
-    batch_size = min(config.defense.batch_size, len(clean.labels))
-    parallel.check_divides(
-        settings.axis,
-        defense__batch_size=batch_size,
-        **{f"defense__{config.defense.name}__trace_batch_size": settings.trace_batch_size},
-    )
+    check_sizes(config, len(clean.labels))
     data = to_device(clean.images, clean.labels)
     objective = make_objective(
         network.with_convolution(convolution.for_batches()).with_axis(settings.axis),
@@ -119,6 +114,24 @@ def begin(
         parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
+    )
+
+
+def check_sizes(config: ConfigDict, num_clean: int) -> None:
+    """Refuses batches that cannot be spread over the devices.
+
+    Raises:
+      UserError: names the key.
+    """
+    settings = defense_settings(config)
+    parallel.check_divides(
+        settings.axis,
+        defense__batch_size=min(config.defense.batch_size, num_clean),
+        **{
+            f"defense__{config.defense.name}__trace_batch_size": settings.trace_batch_size
+            if settings.eta_f
+            else None
+        },
     )
 
 

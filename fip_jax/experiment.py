@@ -14,7 +14,7 @@ from fip_jax import over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
-from fip_jax.defend import purify_suspect
+from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
@@ -60,6 +60,8 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
+    if config.mode == "purify":
+        check_sizes(config, len(material.clean.labels))
     workdir.begin()
     try:
         return _story(config, workdir, material, fresh, command)

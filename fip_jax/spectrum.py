@@ -54,7 +54,12 @@ class Tridiagonal(NamedTuple):
         """(nodes, weights, residuals), `[k]` each, by rising node.
 
         Each node is a Ritz value, and lies within its residual of a true eigenvalue.
+
+        Raises:
+          FloatingPointError: an entry is not finite.
         """
+        if not (np.isfinite(self.diagonal).all() and np.isfinite(self.off_diagonal).all()):
+            raise FloatingPointError("products of the matrix are not finite")
         nodes, vectors = eigh_tridiagonal(self.diagonal, self.off_diagonal[:-1])
         return nodes, vectors[0] ** 2, self.off_diagonal[-1] * np.abs(vectors[-1])
 

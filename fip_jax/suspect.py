@@ -1,6 +1,8 @@
 """The suspicious network: trained here on poisoned data, or loaded from a folder or a file."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +20,12 @@ from fip_jax.errors import UserError
 from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
-from fip_jax.interop.state_dict import from_torch, recognise
-from fip_jax.models import aliases, create_model
+from fip_jax.interop.state_dict import HIGHEST, HIGHEST_OTHER, from_torch, recognise
+from fip_jax.models import MODELS, aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
+from fip_jax.progress import console
 from fip_jax.workdir import Workdir
 
 
@@ -68,7 +71,9 @@ def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
 def _held_out(config: ConfigDict) -> dict[str, Any]:
     name = config.dataset.name
     return {
-        "dataset": name if is_path(name) else name.split("/")[0].split(":")[0],
+        "dataset": os.path.realpath(os.path.expanduser(name))
+        if is_path(name)
+        else name.split("/")[0].split(":")[0],
         "source": config.clean.source,
         "seed": config.seed,
         "fraction": config.clean.fraction,
@@ -83,11 +88,37 @@ def _check_description(path: Path, found: dict[str, Any], like: dict[str, Any]) 
         lacking = isinstance(value, dict) and isinstance(item, dict) and not value.keys() <= item.keys()
         if not isinstance(item, type(value)) or lacking:
             raise UserError(
-                f"victim.checkpoint: the description in {path} has {key} = {item!r}, expected the like of {value!r}"
+                f"victim.checkpoint: the description in {path} has {key} = {repr(item)[:80]}, expected the like of "
+                f"{value!r}"
             )
     for key in ("mean", "std"):
-        if len(found[key]) != 3 or not all(isinstance(x, float) for x in found[key]):
+        if len(found[key]) != 3 or not all(isinstance(x, float) and math.isfinite(x) for x in found[key]):
             raise UserError(f"victim.checkpoint: {key} in {path} is {found[key]!r}, expected three numbers")
+    if min(found["std"]) <= 0:
+        raise UserError(f"victim.checkpoint: std in {path} is {found['std']}, expected numbers above 0")
+    for key, value in like["held_out"].items():
+        if not isinstance(found["held_out"][key], type(value)):
+            raise UserError(
+                f"victim.checkpoint: held_out.{key} in {path} is {repr(found['held_out'][key])[:80]}, expected the "
+                f"like of {value!r}"
+            )
+    _check_network(path, found["model"], found["num_classes"])
+
+
+def _check_network(path: Path, model: dict[str, Any], num_classes: int) -> None:
+    """Refuses what would take all memory before it is found to be absurd."""
+    options = dict(model)
+    name = options.pop("name")
+    if type(name) is not str or name not in MODELS:
+        raise UserError(
+            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of {', '.join(MODELS)}"
+        )
+    for key, value in {**options, "num_classes": num_classes}.items():
+        highest = HIGHEST.get(key, HIGHEST_OTHER)
+        if type(value) is not int or not 0 <= value <= highest:
+            raise UserError(
+                f"victim.checkpoint: {key} in {path} is {repr(value)[:80]}, expected a number to {highest}"
+            )
 
 
 def build(description: dict[str, Any], seed: int) -> Suspect:
@@ -106,7 +137,11 @@ def load(config: ConfigDict) -> Suspect:
     Raises:
       UserError: no such folder or file, another format, damaged, or no network that is known here.
     """
-    path = Path(config.victim.checkpoint).expanduser().absolute()
+    path = Path(os.path.expanduser(config.victim.checkpoint)).absolute()
+    if not path.exists():
+        raise UserError(
+            f"victim.checkpoint: found nothing at {path}, expected a file, or a folder of fip_jax"
+        )
     return _load_file(config, path) if path.is_file() else _load_folder(config, path)
 
 
@@ -122,14 +157,19 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     # It does not say which images it was trained on: nothing can be checked.
     unknown = {key: type(value)() for key, value in _held_out(config).items()}
     description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
+    if source.copies:
+        console.print(
+            f"{path}: {', '.join(source.copies)} hold tensors of the same names, and stay as they are",
+            markup=False,
+        )
     suspect = build(description, config.seed)
     params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases(name))
-    return suspect._replace(
-        params=params,
-        model_state=model_state,
-        foreign=source,
-        backdoorbench=backdoorbench.read(source, config.dataset.image_size),
-    )
+    delivered = backdoorbench.read(source, config.dataset.image_size)
+    if delivered is not None and delivered.num_classes != num_classes:
+        raise UserError(
+            f"{path}: found num_classes = {delivered.num_classes}, expected the {num_classes} of the network in it"
+        )
+    return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
 
 
 def _load_folder(config: ConfigDict, path: Path) -> Suspect:
@@ -199,7 +239,11 @@ def train(
         return suspect._replace(params=params, model_state=model_state)
     epochs = course.epochs or config.victim.epochs
     settings = _settings(config, len(split.labels), epochs, course.adaptive)
-    parallel.check_divides(settings.axis, victim__batch_size=min(config.victim.batch_size, len(split.labels)))
+    parallel.check_divides(
+        settings.axis,
+        victim__batch_size=min(config.victim.batch_size, len(split.labels)),
+        victim__trace_batch_size=settings.trace_batch_size if settings.eta_f else None,
+    )
     lesson = _lesson(config, suspect, settings, course.by_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), course.stream)
     outcome = phase.run(

@@ -44,14 +44,14 @@ def read_json(path: Path) -> Any:
 
 
 # Where things lie and how often they are saved does not change what a run computes.
-# Several devices compute it up to rounding (and the victim's dropout masks).
 _FREE_KEYS = {
     "dataset.data_dir",
     "dataset.manual_dir",
     "report.checkpoint_seconds",
     "report.tensorboard",
-    "parallel.mode",
 }
+# Several devices purify alike, up to rounding; in a victim's training each has dropout masks of its own.
+_FREE_WITHOUT_TRAINING = {"parallel.mode"}
 
 
 class Workdir:
@@ -90,7 +90,8 @@ class Workdir:
                 )
             return
         before, now = flatten(read_json(file)), flatten(self._config)
-        keys = (before.keys() | now.keys()) - _FREE_KEYS
+        trained = not now.get("victim.checkpoint")
+        keys = (before.keys() | now.keys()) - _FREE_KEYS - (set() if trained else _FREE_WITHOUT_TRAINING)
         differing = sorted(key for key in keys if before.get(key) != now.get(key))
         if differing:
             changes = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in differing)

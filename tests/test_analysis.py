@@ -13,6 +13,7 @@ from fip_jax import experiment
 from fip_jax.analysis import Analysis, finite
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
+from fip_jax.errors import UserError
 from fip_jax.models import MODELS
 from fip_jax.report import html
 from fip_jax.suspect import Suspect
@@ -47,8 +48,9 @@ def dense(case):
     suspect, test = case
     with jax.enable_x64(True):
         params, model_state = cast((suspect.params, suspect.model_state), np.float64)
-        images = jnp.asarray(test.images[:NUM], np.float64) / 255
-        batch = {"image": images, "label": jnp.asarray(test.labels[:NUM])}
+        seen = np.array([0, 2, 3, 4, 6])  # 0, 1.5, 3, 4.5 and 6, rounded to even
+        images = jnp.asarray(test.images[seen], np.float64) / 255
+        batch = {"image": images, "label": jnp.asarray(test.labels[seen])}
         one = make_log_prob_fn(suspect.network)
         flat, unravel = ravel_pytree(params)
 
@@ -166,3 +168,13 @@ def test_an_inspection_from_data_to_report(own_images, tmp_path, monkeypatch):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Inspection of a suspicious network" in page
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_a_density_of_what_is_not_finite_is_refused(case):
+    suspect, test = case
+    broken = suspect._replace(params=jax.tree.map(lambda leaf: leaf * np.float32(np.nan), suspect.params))
+    analysis = Analysis(config_for(density_steps=2), suspect, test)
+    with pytest.raises(
+        UserError, match=r"^victim\.checkpoint: found a network whose hessian matrix is not finite"
+    ):
+        analysis._density(broken, "hessian")

@@ -157,3 +157,32 @@ def test_what_does_not_fit_is_named(images, labels, options, part):
 def test_unknown_names_are_no_part_of_it():
     with pytest.raises(AttributeError, match="no attribute 'magic'"):
         fip_jax.magic  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "images, labels, options, message",
+    [
+        (IMAGES, LABELS + 1, {}, "labels: found 1 to 3, expected classes from 0 to 2"),
+        (IMAGES, LABELS - 1, {}, "labels: found -1 to 1, expected"),
+        (IMAGES[:0], LABELS[:0], {}, "images: found none"),
+        (IMAGES, LABELS, {"steps": "many"}, "steps: found 'many', expected a int"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(images, labels, options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        fip_jax.purify_function(apply, parameters(), images, labels, **options)
+
+
+class Grey(nnx.Module):
+    def __init__(self):
+        self.linear = nnx.Linear(64, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, rngs=None):
+        return self.linear(x.reshape(len(x), -1))
+
+
+def test_images_of_one_channel():
+    found = fip_jax.purify_network(
+        Grey(), IMAGES[..., :1], LABELS, method="ft", steps=2, batch_size=8, crop_padding=0
+    )
+    assert np.isfinite(found.linear.kernel[...]).all()

@@ -46,10 +46,20 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
         ({"mean": [0.5]}, "mean"),
         ({"std": ["a", "b", "c"]}, "std"),
         ({"model": "small_vgg"}, "model"),
+        ({"std": [1.0, 0.0, 1.0]}, "std"),
+        ({"mean": [float("nan"), 0.0, 0.0]}, "mean"),
         ({"model": {"name": "no_such_net", "width": 2}}, "no_such_net"),
+        ({"model": {"name": ["small_vgg"], "width": 2}}, "expected one of"),
+        ({"model": {"name": "small_vgg", "width": 10**9}}, "width"),
+        ({"num_classes": 5_000_000}, "num_classes"),
+        ({"num_classes": -1}, "num_classes"),
         ({"model": {"name": "small_vgg"}}, "model"),
         ({"held_out": "nothing"}, "held_out"),
         ({"held_out": {"dataset": "rendered_signs"}}, "held_out"),
+        (
+            {"held_out": suspect.describe(default_config(), 3)["held_out"] | {"fraction": "all"}},
+            "held_out.fraction",
+        ),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(changes, part, tmp_path):
@@ -99,3 +109,15 @@ def test_options_of_a_network_are_described_and_built():
     described = suspect.describe(config, 3)
     assert described["model"] == {"name": "vit_small", "width": 12, "patch_size": 4, "depth": 2, "heads": 3}
     assert suspect.build(described, 0).num_classes == 3
+
+
+def test_a_folder_of_images_is_the_same_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    found = set()
+    for name in ("./mine", "mine/", str(tmp_path / "mine"), "./other/../mine"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        config = default_config()
+        config.dataset.name = name
+        found.add(suspect.describe(config, 3)["held_out"]["dataset"])
+    assert found == {str((tmp_path / "mine").resolve())}

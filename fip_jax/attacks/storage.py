@@ -1,5 +1,6 @@
 """What an attack has learnt, in a folder: `attack/` of a run, to be used on other networks."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -40,7 +41,7 @@ def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, .
         trigger would be another one.
     """
     name = settings.name
-    folder = Path(path).expanduser().absolute()
+    folder = Path(os.path.expanduser(path)).absolute()
     description = checkpoint.load_description(folder, "attack.state")
     if description.get("format") != _FORMAT or description.get("name") != name:
         raise UserError(

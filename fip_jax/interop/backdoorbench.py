@@ -3,6 +3,7 @@
 Source: https://github.com/SCLBD/BackdoorBench, `attack_result.pt` with `bd_test_dataset/` and `info.pickle` beside it.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +69,7 @@ def _attack_name(path: Path) -> str | None:
         return None
     settings = torch_file.read(path).content
     name = settings.get("attack") if isinstance(settings, dict) else None
-    return name if type(name) is str else None
+    return name if type(name) is str and re.fullmatch(r"[\w.+-]{1,40}", name) else None
 
 
 def _triggered(path: Path, bd_test: Any, num_classes: int, image_size: int) -> TriggeredSet | None:

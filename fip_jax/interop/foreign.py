@@ -33,6 +33,7 @@ class Foreign(NamedTuple):
       arrays: the tensors by their names in the file, in its order; read-only.
       source: for files of PyTorch the whole file, for safetensors their metadata.
       place: for files of PyTorch the tensors of `arrays` in it.
+      copies: keys under which a file of PyTorch holds other tensors of the same names.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Foreign(NamedTuple):
     arrays: dict[str, np.ndarray]
     source: TorchFile | dict[str, str]
     place: dict[str, TensorRef]
+    copies: tuple[str, ...] = ()
 
     def network(self) -> dict[str, np.ndarray]:
         """The tensors by name, without what wrappers put before the names."""
@@ -105,7 +107,8 @@ def read(path: Path) -> Foreign:
             raise UserError(
                 f"{path}: found {name} with numbers that are not finite in float32, expected weights"
             )
-    return Foreign(path, digest.hexdigest(), _plain_names(arrays), arrays, source, place)
+    copies = _copies(source.content, place) if isinstance(source, TorchFile) else ()
+    return Foreign(path, digest.hexdigest(), _plain_names(arrays), arrays, source, place, copies)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
@@ -147,6 +150,15 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
             return _tensors(path, found)
     keys = ", ".join(repr(key)[:40] for key in list(content)[:12]) or "nothing"
     raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(_PLACES)}")
+
+
+def _copies(content: Any, place: dict[str, TensorRef]) -> tuple[str, ...]:
+    """Keys of `content` under which there are the same names as in `place`, but not `place` itself."""
+    return tuple(
+        repr(key)[:40]
+        for key, value in content.items()
+        if isinstance(value, dict) and value is not place and place.keys() <= value.keys()
+    )
 
 
 def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:

@@ -22,7 +22,8 @@ _LEAVES: dict[str, tuple[str, dict[int, tuple[int, ...]]]] = {
 _COUNTER = "num_batches_tracked"  # of BatchNorm, which Flax does not keep
 _LISTED = 12
 # Of what a file of weights may ask for, so that nothing absurd is built.
-_HIGHEST = {"depth": 64, "num_classes": 1 << 20}
+HIGHEST = {"depth": 64, "num_classes": 1 << 20}
+HIGHEST_OTHER = 1 << 14
 
 
 def _name(path: tuple) -> tuple[str, dict[int, tuple[int, ...]]]:
@@ -56,8 +57,17 @@ def expected_shapes(params: PyTree, model_state: PyTree) -> dict[str, tuple[int,
 
 
 def file_names(names: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
-    """Our name of each tensor -> its name in a file; `renamed` are parts of names there -> here."""
-    return {".".join(renamed.get(part, part) for part in name.split(".")): name for name in names}
+    """Our name of each tensor -> its name in a file; `renamed` are parts of names there -> here.
+
+    Raises:
+      UserError: two tensors that are one of ours, of which only one would count.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        ours = ".".join(renamed.get(part, part) for part in name.split("."))
+        if found.setdefault(ours, name) != name:
+            raise UserError(f"found {_listing([found[ours], name])}, expected one of the two")
+    return found
 
 
 def from_torch(
@@ -123,10 +133,12 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
     """
     nearest = (-1, "")
     for name, model in MODELS.items():
-        ours = {our: shapes[key] for our, key in file_names(shapes, aliases(name)).items()}
         try:
+            ours = {our: shapes[key] for our, key in file_names(shapes, aliases(name)).items()}
             options = model.options(ours)
-            if not all(type(n) is int and 0 <= n <= _HIGHEST.get(key, 1 << 14) for key, n in options.items()):
+            if not all(
+                type(n) is int and 0 <= n <= HIGHEST.get(key, HIGHEST_OTHER) for key, n in options.items()
+            ):
                 continue
             expected = _abstract_shapes(name, image_size, options)
         except (KeyError, IndexError, ValueError, ZeroDivisionError, UserError):

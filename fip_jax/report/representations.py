@@ -86,7 +86,7 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise UserError(
-            "report.representations: scikit-learn is not installed, expected it (pip install 'fip_jax[report]'), or 0"
+            "report.representations: scikit-learn is not installed, expected it (pip install scikit-learn), or 0"
         ) from error
     perplexity = min(30.0, (len(features) - 1) / 3)
     # Every feature in units of the whole cloud's spread: PCA, the start, then neither under- nor overflows.

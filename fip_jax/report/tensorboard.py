@@ -27,7 +27,7 @@ def check() -> None:
     except ImportError as error:
         raise UserError(
             "report.tensorboard: found True, but tensorboardX is not installed: expected it "
-            "(pip install 'fip_jax[tensorboard]'), or False"
+            "(pip install tensorboardX), or False"
         ) from error
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from fip_jax.progress import console
 
@@ -12,9 +13,8 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
     """Prints what a person wants to know of `summary.json` first, and where the rest is."""
     networks = [name for name in ("victim", "purified") if name in summary]
     sharp = summary["smoothness"]
-    table = Table(
-        title=f"{summary.get('defense', 'none')} against {summary['attack']}, seed {summary['seed']}"
-    )
+    title = f"{summary.get('defense', 'none')} against {summary['attack']}, seed {summary['seed']}"
+    table = Table(title=Text(title))  # as text: a name from a file could hold what rich takes for markup
     table.add_column("")
     for heading in ("suspicious", "purified")[: len(networks)]:
         table.add_column(heading, justify="right")
@@ -40,7 +40,7 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
             console.print(f"DER {summary['purified']['der']:.3f}")
         if summary["skipped_steps"]:
             console.print(f"{summary['skipped_steps']} steps were not finite and were left out")
-        console.print(f"model: {workdir / 'purified'}")
+        console.print(f"model: {workdir / 'purified'}", markup=False)
     work = f"purified in {seconds['purify']:.1f} s, " if "purified" in summary else ""
     console.print(
         f"{summary['clean_images']} clean images, {work}"
@@ -51,8 +51,8 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
             else ""
         )
     )
-    console.print(f"numbers: {workdir / 'summary.json'}\npictures: {workdir / 'figures'}")
-    console.print(f"report: {workdir / 'report.html'}")
+    for what, name in (("numbers", "summary.json"), ("pictures", "figures"), ("report", "report.html")):
+        console.print(f"{what}: {workdir / name}", markup=False)
 
 
 def _add_spectrum(table: Table, name: str, found: dict[str, Any]) -> None:

@@ -130,6 +130,11 @@ def test_other_names_for_the_same_layers():
     assert names.keys() == arrays.keys()
 
 
+def test_two_names_for_one_tensor():
+    with pytest.raises(UserError, match=r"found fc\.weight, linear\.weight, expected one of the two"):
+        file_names(["fc.weight", "linear.weight"], {"linear": "fc"})
+
+
 def test_every_difference_is_named():
     name, options = CASES["small_vgg"]
     arrays = random_arrays(name, options)

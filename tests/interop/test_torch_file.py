@@ -68,6 +68,15 @@ def test_other_numbers_at_the_same_places(container, tmp_path):
         assert zipfile.ZipFile(io.BytesIO(changed)).testzip() is None
 
 
+def test_tensors_that_share_numbers_stay_the_same_or_are_refused(tmp_path):
+    file = torch_file.read(saved(tmp_path / "x.pth", zipped(program(mapping(a=tensor(), b=tensor())))))
+    a, b = file.content.values()
+    ones, twos = (np.full((2, 3), value, np.float32) for value in (1, 2))
+    assert file.replaced([(a, ones), (b, ones)]).count(ones.tobytes()) == 1
+    with pytest.raises(UserError, match="found tensors that share their numbers"):
+        file.replaced([(a, ones), (b, twos)])
+
+
 def test_parts_of_storages_in_old_files(tmp_path):
     view = b"(" + text("1") + b"K\x02K\x03t"  # three numbers from the second on
     content = program(mapping(net=mapping(a=tensor(shape=(3,), strides=(1,), view=view))))
@@ -162,8 +171,14 @@ def test_a_network_is_found_wherever_it_is_kept(tmp_path):
         content = mapping(**{"epoch": b"K\x05", place: mapping(**{"module.a.weight": tensor()})})
         found = foreign.read(saved(tmp_path / "x.pth", zipped(program(content))))
         assert found.keys == {"a.weight": "module.a.weight"}
+        assert not found.copies
     found = foreign.read(saved(tmp_path / "x.pth", zipped(program(mapping(**{"a.weight": tensor()})))))
     assert found.keys == {"a.weight": "a.weight"}
+    weights = mapping(a=tensor())
+    found = foreign.read(
+        saved(tmp_path / "x.pth", zipped(program(mapping(ema=weights, net=weights, x=mapping()))))
+    )
+    assert found.copies == ("'ema'",)
     with pytest.raises(UserError, match="found 'epoch', expected a state_dict"):
         foreign.read(saved(tmp_path / "x.pth", zipped(program(mapping(epoch=b"K\x05")))))
 

@@ -250,6 +250,9 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
         "defense": "fip",
         "seed": 3,
     }
+    text.print_summary(summary | {"attack": "[/x]"}, tmp_path / "[/y]")
+    found = capsys.readouterr().out
+    assert "against [/x]" in found and "[/y]" in found  # as they are, and no markup
     text.print_summary(summary, tmp_path)
     found = capsys.readouterr().out
     wanted = [

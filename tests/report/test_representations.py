@@ -183,7 +183,7 @@ def test_what_cannot_be_drawn_is_said_and_ends_nothing(tmp_path, capsys, monkeyp
     shown, found, expected = material(), suspect(), "no finite features"
     if reason == "scikit-learn":
         monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-        expected = "scikit-learn is not installed, expected it (pip install 'fip_jax[report]')"
+        expected = "scikit-learn is not installed, expected it (pip install scikit-learn)"
     elif reason == "too few":
         shown, expected = material(4), "found 4 test images, expected 8 or more"
     else:

@@ -97,6 +97,8 @@ def test_a_missing_package_is_named_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     config: ConfigDict = default_config()
     config.report.tensorboard = True
-    with pytest.raises(UserError, match=r"report.tensorboard: found True.*fip_jax\[tensorboard\].*or False"):
+    with pytest.raises(
+        UserError, match=r"report.tensorboard: found True.*pip install tensorboardX.*or False"
+    ):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
