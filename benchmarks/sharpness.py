@@ -3,7 +3,7 @@
     python -m benchmarks.sharpness --out=benchmarks/results/sharpness --gtsrb=DIR --data=DIR --victims=runs/sharpness
 
 The paper says so (its Figure 1 and Table 6). This trains victims of GTSRB alike for several seeds, benign, with BadNets
-and with Blend, purifies each by the default method, and measures before and after: top eigenvalue, trace and spectral
+and with Blend, purifies each by FIP without SAM, and measures before and after: top eigenvalue, trace and spectral
 density of the Fisher matrix and of the Hessian, and the Fisher matrix in relative changes of the weights, all over the
 same clean test images. A row a network goes into OUT.csv; one that is there is not run again, so that a killed study
 goes on with the same command. At the end OUT.png and OUT.md: the densities, and how well the top eigenvalues of

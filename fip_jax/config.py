@@ -133,7 +133,8 @@ def default_config() -> ConfigDict:
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.05, "weight_decay": 0.01, "num_probes": 0})
     config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
-    config.defense.fast_fip.whole_head = True  # False: singular values alone, which leave most backdoors
+    # False: singular values alone, which leave most backdoors; weight_decay then shrinks nothing.
+    config.defense.fast_fip.whole_head = True
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
@@ -158,7 +159,7 @@ def default_config() -> ConfigDict:
     # Clean and as many triggered test images whose features are drawn by t-SNE, with scikit-learn; 0: no such figure.
     config.report.representations = 300
     config.report.tensorboard = False  # the curves as event files too, in tensorboard/, with tensorboardX
-    config.report.checkpoint_seconds = 20.0  # at most so much work is lost by a crash
+    config.report.checkpoint_seconds = 20.0  # between checkpoints, at the next end of a dispatch
     return config.lock()  # so that a mistyped key in a config file is refused
 
 

@@ -7,22 +7,16 @@ per cent, mean and standard deviation over the rows; the deviation of the averag
 """
 
 import argparse
-import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks.purification.rows import read
 from benchmarks.purification.tables import TUNED_ON
 
 Row = dict[str, str]
 HEAD = "| runs | ACC | ASR | RA | DER | seconds |"
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a CSV of `study.py`."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -45,14 +39,14 @@ def percent(rows: list[Row], column: str) -> list[float]:
 
 
 def over_networks(rows: list[Row], title: str = "all networks") -> list[str]:
-    """A line for each method and setting: averages over the networks, which all have to be there."""
-    names = list(grouped(rows, lambda row: row["model"]))
+    """A line for each method and setting: averages over the networks that all of them have, a seed at a time."""
+    settings = grouped(rows, _setting)
+    names = set.intersection(*({row["model"] for row in group} for group in settings.values()))
     lines = []
-    for setting, group in grouped(rows, _setting).items():
+    for setting, group in settings.items():
+        some = [row for row in group if row["model"] in names]
         complete = [
-            part
-            for part in grouped(group, lambda row: row["seed"]).values()
-            if len({row["model"] for row in part}) == len(names)
+            part for part in grouped(some, lambda row: row["seed"]).values() if len(part) == len(names)
         ]
         if complete:
             columns = [
@@ -139,7 +133,10 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("csv", type=Path, nargs="+", help="one, or the shares of a table")
-    rows = [row for path in parser.parse_args().csv for row in read(path)]
+    parser.add_argument("--models", nargs="+", help="no others")
+    arguments = parser.parse_args()
+    rows = [row for path in arguments.csv for row in read(path)]
+    rows = [row for row in rows if row["model"] in (arguments.models or row["model"])]
     parts = {
         "all networks": rows,
         "networks that the settings were chosen on": [row for row in rows if row["model"] in TUNED_ON],
