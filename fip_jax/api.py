@@ -1,5 +1,6 @@
 """Purification from Python: `import fip_jax`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
@@ -60,8 +61,9 @@ def save(folder: str | Path, network: Suspect) -> list[Path]:
     Returns:
       The files.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return export(Path(folder), network)
+    path = Path(os.path.expanduser(folder))
+    path.mkdir(parents=True, exist_ok=True)
+    return export(path, network)
 
 
 @overload

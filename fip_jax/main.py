@@ -27,14 +27,15 @@ def _main(_: list[str]) -> None:
     compiled.set_up()
     try:
         command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
-        experiment.run(_CONFIG.value, Path(_WORKDIR.value or ""), command)
+        experiment.run(_CONFIG.value, Path(os.path.expanduser(_WORKDIR.value or "")), command)
     except UserError as error:
         _refuse(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         _refuse(
-            f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected a folder to write to"
+            f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected what can be read, and a folder to "
+            "write to"
         )
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):

@@ -71,7 +71,7 @@ def _read(option: str, name: str, image_shape: tuple[int, int, int]) -> np.ndarr
     path = Path(os.path.expanduser(name))  # which, unlike Path's, leaves the home of nobody as it is
     if not name or not path.is_file():
         raise UserError(f"{key}: found no file {name!r}, expected an image or .npy")
-    array = read_npy(path) if path.suffix == ".npy" else _read_picture(key, path)
+    array = read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(key, path)
     if array.ndim == 2:
         array = np.repeat(array[..., None], image_shape[-1], axis=-1)
     if array.shape != image_shape and array.shape == (image_shape[-1], *image_shape[:-1]):

@@ -22,7 +22,7 @@ def is_path(name: str) -> bool:
     It is where it begins or ends like a path, or is that of a folder with a separator, `clean/` or `train/` in it; but
     a folder that happens to be called like a data set of TFDS needs `./` in front.
     """
-    if name.endswith((".npz", os.sep)) or name.startswith((".", "~", os.sep)):
+    if name.lower().endswith((".npz", os.sep)) or name.startswith((".", "~", os.sep)):
         return True
     folder = Path(name)
     inside = any((folder / split).is_dir() for split in ("clean", "train"))
@@ -53,7 +53,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
       UserError: names the file or folder, what was found, and what was expected.
     """
     path = Path(os.path.expanduser(name))  # which, unlike Path's, leaves the home of nobody as it is
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _from_arrays(path, image_size, crop)
     if not path.is_dir():
         raise UserError(f"dataset.name: found no folder {path}, expected one with clean/ or train/")

@@ -1,5 +1,6 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def load(
     """
     if own_images.is_path(name):
         return own_images.load(name, image_size, crop)
+    # Shells leave a ~ after a = as it is.
+    data_dir, manual_dir = map(os.path.expanduser, (data_dir, manual_dir))
     builder = _builder(name, data_dir, crop)
     if not {"image", "label"} <= set(builder.info.features or {}):
         raise UserError(f"dataset.name: {name} has no features 'image' and 'label', expected labelled images")

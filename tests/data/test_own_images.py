@@ -108,6 +108,17 @@ def test_what_is_a_path(tmp_path, monkeypatch):
     assert not any(map(own_images.is_path, names))
 
 
+def test_endings_in_capitals_and_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.savez(tmp_path / "x.npz", clean_images=np.zeros((2, 8, 8, 3), np.uint8), clean_labels=np.arange(2))
+    (tmp_path / "x.npz").rename(tmp_path / "x.NPZ")
+    assert own_images.is_path("x.NPZ")
+    assert own_images.load("~/x.NPZ", 8, "auto").clean.labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match=rf"^dataset\.manual_dir: found no folder {tmp_path}/none, expected"):
+        source.load("gtsrb", data_dir="~/data", manual_dir="~/none")
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_the_crop_reaches_the_images(tmp_path):
     picture = np.zeros((8, 16, 3), np.uint8)
     picture[:, 4:12] = 255
