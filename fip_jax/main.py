@@ -34,8 +34,8 @@ def _main(_: list[str]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         _refuse(
-            f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected what can be read, and a folder to "
-            "write to"
+            f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected what can be read, and a "
+            "folder to write to"
         )
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
