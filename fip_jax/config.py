@@ -47,9 +47,8 @@ def default_config() -> ConfigDict:
     config.attack.target = 0
     # Fraction of the training images that are not held out, or of each batch where an attack poisons these anew.
     config.attack.poison_rate = 0.1
-    config.attack.clean_label_rate = (
-        0.8  # in its place for clb and sig: fraction of the target class's images
-    )
+    # In its place for clb and sig: fraction of the target class's images.
+    config.attack.clean_label_rate = 0.8
     config.attack.state = ""  # attack/ of an earlier run, whose trigger is used as it is; empty: make one
     config.attack.benign_epochs = 1  # of the network without a backdoor that clb, fba and troj start from
     config.attack.export = False  # write the poisoned images as PNG files with an index, for other programs

@@ -183,3 +183,11 @@ def test_images_sorted_by_class_show_the_trigger_on_the_way(signs, tmp_path):
     seen = []
     attempt(config, tmp_path / "run", lambda _, known: seen.append(set(known.triggered.labels)) or {})
     assert seen == [{1, 2}] * 2
+
+
+def test_a_state_without_what_it_was_made_for(tmp_path):
+    config = default_config()
+    config.attack.name = "lira"
+    checkpoint.save_model(tmp_path / "attack", {}, {}, {"format": "fip_jax attack 2", "name": "lira"})
+    with pytest.raises(UserError, match=r"^attack\.state: .* is for images of None, expected \[8, 8, 3\]"):
+        load_state(tmp_path / "attack", config.attack, (8, 8, 3))

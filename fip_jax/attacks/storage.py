@@ -48,12 +48,13 @@ def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, .
             f"attack.state: {folder} is of {description.get('name') or description.get('model')!r}, expected one of "
             f"the attack {name}"
         )
-    if description["image_shape"] != list(image_shape):
+    made_for, options = description.get("image_shape"), description.get("options")
+    if made_for != list(image_shape) or not isinstance(options, dict):
         raise UserError(
-            f"attack.state: {folder} is for images of {description['image_shape']}, expected {list(image_shape)}"
+            f"attack.state: {folder} is for images of {repr(made_for)[:80]}, expected {list(image_shape)}"
         )
     for key, value in settings[name].to_dict().items():
-        made_with = description["options"].get(key)
+        made_with = options.get(key)
         if value != made_with:
             raise UserError(
                 f"attack.{name}.{key}: found {value!r}, expected {made_with!r}, which {folder} was made with"
