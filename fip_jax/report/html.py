@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 from PIL import Image
-from scipy import stats
 
 from fip_jax.config import default_config
 from fip_jax.report import verdict
@@ -103,6 +102,8 @@ def pictures(folder: Path) -> list[Picture]:
 
 def interval(rate: float, count: int) -> tuple[float, float]:
     """95 % interval of a rate over `count` independent images (Wilson, 1927)."""
+    from scipy import stats  # a second to import, which a command that is refused need not wait for
+
     found = stats.binomtest(round(rate * count), count).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 
