@@ -157,6 +157,8 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     # It does not say which images it was trained on: nothing can be checked.
     unknown = {key: type(value)() for key, value in _held_out(config).items()}
     description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
+    size = "".join(f", {key} {value}" for key, value in options.items())
+    console.print(f"{path}: recognised as {name}{size}, {num_classes} classes", markup=False)
     if source.copies:
         console.print(
             f"{path}: {', '.join(source.copies)} hold tensors of the same names, and stay as they are",

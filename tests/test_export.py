@@ -131,6 +131,7 @@ def test_a_run_from_a_file_to_a_file(data_dir, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["purified"]["asr"] is None
     assert "unknown" in out
+    assert "recognised as small_vgg, width 2, 43 classes" in " ".join(out.split())
     found = torch_file.read(tmp_path / "run/purified.pth")
     assert found.content["acc"] == 97.5
     before, after = foreign.read(file), foreign.read(tmp_path / "run/purified.pth")

@@ -16,8 +16,6 @@ from fip_jax.interop.torch_file import TorchFile
 
 # Where programs put a state dict inside of what they save; the first of these that is there counts.
 _PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier", "network", "weights")
-# What wrappers of PyTorch (DataParallel, torch.compile) put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
 _MAX_WRAPPERS = 4
 # Tied weights share their numbers; thousands of names for the same ones would take hours to check.
 _MAX_SHARING = 8
@@ -171,8 +169,11 @@ def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
 
 
 def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Each name without the parts that all begin with, such as `module.` of DataParallel or `model.` of Lightning."""
     names = {key: key for key in arrays}
     for _ in range(_MAX_WRAPPERS):
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), "")
-        names = {name.removeprefix(wrapper): key for name, key in names.items()}
+        first, dot, _ = next(iter(names)).partition(".")
+        if not dot or not all(name.startswith(first + dot) for name in names):
+            break
+        names = {name.removeprefix(first + dot): key for name, key in names.items()}
     return names

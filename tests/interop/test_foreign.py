@@ -48,9 +48,12 @@ def test_tensors_beside_a_state_dict_are_not_its_own(place, tmp_path):
         (["module.a", "module.b"], ["a", "b"]),
         (["_orig_mod.module.a", "_orig_mod.module.b"], ["a", "b"]),
         (["module._orig_mod.a"], ["a"]),
+        (["model.a.w", "model.b.w"], ["a.w", "b.w"]),
+        (["1.a.w", "1.b.w"], ["a.w", "b.w"]),
         (["module.a", "b"], ["module.a", "b"]),
-        (["modules.a"], ["modules.a"]),
+        (["module.a", "modules.b"], ["module.a", "modules.b"]),
         (["module."], [""]),
+        (["a.b.c.d.e.f"], ["e.f"]),
     ],
 )
 def test_names_are_rid_of_what_wrappers_put_before_them(names, plain, tmp_path):

@@ -167,13 +167,15 @@ def test_keys_are_text():
 
 
 def test_a_network_is_found_wherever_it_is_kept(tmp_path):
+    names = ["module.a.weight", "module.b.weight"]
     for place in ("net", "state_dict", "model", "netC"):
-        content = mapping(**{"epoch": b"K\x05", place: mapping(**{"module.a.weight": tensor()})})
+        content = mapping(**{"epoch": b"K\x05", place: mapping(**dict.fromkeys(names, tensor()))})
         found = foreign.read(saved(tmp_path / "x.pth", zipped(program(content))))
-        assert found.keys == {"a.weight": "module.a.weight"}
+        assert found.keys == {name.removeprefix("module."): name for name in names}
         assert not found.copies
-    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(mapping(**{"a.weight": tensor()})))))
-    assert found.keys == {"a.weight": "a.weight"}
+    bare = mapping(**{"a.weight": tensor(), "b.weight": tensor()})
+    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(bare))))
+    assert found.keys == {"a.weight": "a.weight", "b.weight": "b.weight"}
     weights = mapping(a=tensor())
     found = foreign.read(
         saved(tmp_path / "x.pth", zipped(program(mapping(ema=weights, net=weights, x=mapping()))))
