@@ -26,8 +26,10 @@ from fip_jax.errors import UserError
 from fip_jax.progress import console
 from fip_jax.workdir import read_json, write_json, write_whole
 
-# What a run is told of its attack; adaptive: the attacker knows of FIP and trains a smooth victim.
+# What a run is told of its attack; adaptive: the attacker knows of FIP and trains a smooth victim. Without an attack a
+# run shows what the others' ACC is to be compared with, and what a purification costs where there is nothing to remove.
 ATTACKS: dict[str, dict[str, Any]] = {
+    "none": {"attack.name": "none"},
     **{name: {"attack.name": name} for name in sorted(NAMES) if name != "pattern"},
     "badnets_all_to_all": {"attack.name": "badnets", "attack.mode": "all_to_all"},
     "dynamic_all_to_all": {"attack.name": "dynamic", "attack.mode": "all_to_all"},
