@@ -9,6 +9,7 @@ With `--attacks` the others are as `OUT/attacks/likeness.json` has them from bef
 
 import argparse
 import inspect
+import re
 import runpy
 import textwrap
 from pathlib import Path
@@ -120,8 +121,10 @@ def page(found: dict[str, Likeness], command: str, dataset: str, count: int) -> 
         lines.append(f"| [{name}](#{name}) | {row.ssim:.3f} | {row.psnr:.1f} | {row.largest:.0f} |")
     for name in NAMES:
         definition = (inspect.getdoc(ATTACKS[name]) or "").split("\nArgs:")[0].strip()
-        # Formulas hold asterisks and bars that Markdown would take for its own.
-        words = definition.replace("|", r"\|").replace("*", r"\*").replace("_", r"\_")
+        # Formulas hold asterisks and bars that Markdown would take for its own, but not in code.
+        parts = definition.split("`")
+        parts[::2] = [re.sub(r"[|*_]", r"\\\g<0>", text) for text in parts[::2]]
+        words = "`".join(parts)
         figure = [f"![{name}](attacks/{name}.png)", ""] if name in found else []
         lines += ["", f"## {name}", "", *figure, words]
     return "\n".join(lines) + "\n"

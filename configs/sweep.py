@@ -173,7 +173,7 @@ def main() -> int:
     """Runs what is not finished; the exit status is 1 where a run failed."""
     arguments, more = _parse()
     attacks = list(ATTACKS) if "all" in arguments.attacks else arguments.attacks
-    workdir = arguments.workdir.absolute()
+    workdir = arguments.workdir.expanduser().absolute()
     try:
         check_same(workdir, arguments.config, more)
     except UserError as error:

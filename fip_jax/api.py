@@ -90,6 +90,11 @@ def purify_network(network, images, labels, *, mean=None, std=None, **options):
     if isinstance(network, Suspect):
         if mean is not None or std is not None:
             raise UserError("mean, std: found some, expected none for a network from load, which has its own")
+        side = network.description["image_size"]
+        if np.ndim(images) == 4 and np.shape(images)[1:] != (side, side, 3):
+            raise UserError(
+                f"images: found {list(np.shape(images))}, expected [N, {side}, {side}, 3], as in load"
+            )
         state = _purify(network.network, network.params, network.model_state, images, labels, options)
         return as_exported(network._replace(params=state.params, model_state=state.model_state))
     channels = np.shape(images)[-1] if np.ndim(images) == 4 else 3

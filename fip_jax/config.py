@@ -37,9 +37,11 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()  # read by models/
     config.model.name = "small_vgg"  # preact_resnet18, resnet18, small_vgg, vgg19_bn, vit_small, wrn_16_1
-    config.model.width = 32  # channels of the first stage, length of the tokens of vit_small
+    config.model.width = (
+        0  # channels of the first stage, length of the tokens of vit_small; 0: the network's own
+    )
     config.model.vgg19_bn = ConfigDict({"hidden": 0})  # units of hidden layers at the end (4096), 0 for none
-    config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 3})
+    config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 0})  # 0: of length 64
 
     config.attack = ConfigDict()  # read by attacks/
     config.attack.name = "badnets"  # none, or a file in attacks/
@@ -181,7 +183,6 @@ _POSITIVE = (
     "smoothness.density_steps",
     "smoothness.density_probes",
     "smoothness.slice_reach",
-    "smoothness.slice_points",
     "report.eval_every",
     "report.eval_images",
 )
@@ -228,6 +229,7 @@ def check_config(config: ConfigDict) -> None:
     _expect(
         config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last"
     )
+    _expect(config, "smoothness.slice_points", lambda value: value >= 2, "at least 2")
     _expect(config, "defense.erase_rate", lambda value: 0 <= value <= 1, "a fraction from 0 to 1")
     _expect(config, "defense.erase_size", lambda value: 0 < value <= 1, "a fraction above 0, at most 1")
     for key in ("clean.fraction", "clean.test_fraction"):

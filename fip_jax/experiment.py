@@ -1,5 +1,7 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
+import functools
+import hashlib
 import os
 import platform
 from collections.abc import Callable
@@ -14,11 +16,12 @@ from fip_jax import over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
+from fip_jax.data.own_images import is_path
+from fip_jax.data.split import digest
 from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
-from fip_jax.interop.foreign import Foreign
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
@@ -51,6 +54,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     finished = workdir.summary()
     if finished is not None:
         console.print("this run was finished before")
+        _check_same_file(config, finished)
         if not (workdir.path / "report.html").exists():
             html.write(workdir.path, finished, command)
         watch(workdir.path)
@@ -60,6 +64,12 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
+    if fresh.foreign is not None and config.clean.source == "train" and not is_path(config.dataset.name):
+        console.print(
+            f"nothing says which images {fresh.foreign.path.name} was trained on; if on those of "
+            f"{config.dataset.name}, give --config.clean.source=test",
+            markup=False,
+        )
     if config.mode == "purify":
         check_sizes(config, len(material.clean.labels))
     workdir.begin()
@@ -104,8 +114,7 @@ def _story(
     victim = fresh
     if not config.victim.checkpoint:
         victim, material = implant(config, fresh, material, workdir, measure)
-    elif fresh.foreign is not None:
-        _check_unchanged(fresh.foreign, workdir)
+    _check_unchanged(config, fresh, material, workdir)
     if config.attack.export and material.triggered is not None:
         given = for_export(material, config)
         export_poisoned(
@@ -113,6 +122,7 @@ def _story(
         )
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
+    text.print_rates(before, "suspicious network")
     summary = _begun_summary(config, material, victim, before)
     if config.mode == "inspect":
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
@@ -190,17 +200,43 @@ def _begun_summary(
         "test_images": len(material.test.labels),
         "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),
+        "network": _network(victim),
         "seed": config.seed,
         **environment(),
     }
 
 
-def _check_unchanged(source: Foreign, workdir: Workdir) -> None:
-    if workdir.once("victim_sha256", lambda: source.digest) != source.digest:
-        raise UserError(
-            f"victim.checkpoint: {source.path} has changed since this run was begun, expected the same file, or "
-            "another --workdir"
-        )
+def _network(victim: Suspect) -> dict[str, Any]:
+    """What is purified: its description, and the SHA-256 of the file that it came in."""
+    kept = ("model", "num_classes", "image_size", "mean", "std")
+    file = {"sha256": victim.foreign.digest} if victim.foreign else {}
+    return {key: victim.description[key] for key in kept} | file
+
+
+def _check_unchanged(config: ConfigDict, victim: Suspect, material: Material, workdir: Workdir) -> None:
+    """Refuses to go on with another file, or with other images, than a run was begun with."""
+    found = {"dataset.name": (config.dataset.name, digest(material.clean, material.test))}
+    if victim.foreign is not None:
+        found["victim.checkpoint"] = (str(victim.foreign.path), victim.foreign.digest)
+    for key, (name, now) in found.items():
+        if workdir.once(f"{key}_sha256", functools.partial(str, now)) != now:
+            raise _changed(key, name)
+
+
+def _check_same_file(config: ConfigDict, finished: dict[str, Any]) -> None:
+    """Refuses to answer for another file than the one that was purified."""
+    path = Path(os.path.expanduser(config.victim.checkpoint))
+    before = finished.get("network", {}).get("sha256")
+    if before and path.is_file():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != before:
+                raise _changed("victim.checkpoint", str(path))
+
+
+def _changed(key: str, name: str) -> UserError:
+    return UserError(
+        f"{key}: {name} has changed since this run was begun, expected the same content, or another --workdir"
+    )
 
 
 def _rates(

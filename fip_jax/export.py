@@ -42,7 +42,8 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
     foreign = suspect.foreign
     if foreign is None:
         arrays = to_torch(suspect.params, suspect.model_state)
-        return [_write(folder / "purified.safetensors", to_safetensors(arrays))]
+        told = {key: str(value) for key, value in suspect.description["model"].items()}
+        return [_write(folder / "purified.safetensors", to_safetensors(arrays, told))]
     arrays = _in_file(suspect, foreign)
     written = []
     if suspect.backdoorbench is not None:

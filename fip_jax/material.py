@@ -10,6 +10,7 @@ from fip_jax.attacks.attack import Attack, Goal, TriggeredSet
 from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import check_goal, poison, triggered_test_set
 from fip_jax.attacks.storage import load_state
+from fip_jax.config import default_config
 from fip_jax.data import source
 from fip_jax.data.held_out import hold_out, keep_back
 from fip_jax.data.split import DataSet, Split
@@ -147,6 +148,10 @@ def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split 
                 "'train'"
             )
         clean = data.clean
+        usual = default_config().clean
+        for key in ("fraction", "max_per_track"):
+            if config.clean[key] != usual[key]:
+                console.print(f"clean.{key} does not count: all {len(clean.labels)} clean images are used")
     elif config.clean.source == "test":
         if test is None:
             raise UserError(

@@ -21,7 +21,7 @@ from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
 from fip_jax.interop.state_dict import HIGHEST, HIGHEST_OTHER, from_torch, recognise
-from fip_jax.models import MODELS, aliases, create_model
+from fip_jax.models import MODELS, aliases, create_model, known_options
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -57,9 +57,10 @@ class Suspect(NamedTuple):
 def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     """What a model folder says of the model: its network, its input, and which images it never saw."""
     model = config.model
+    width = model.width or known_options(model.name)["width"]
     return {
         "format": "fip_jax model 1",
-        "model": {"name": model.name, "width": model.width, **model.get(model.name, ConfigDict())},
+        "model": {"name": model.name, "width": width, **model.get(model.name, ConfigDict())},
         "num_classes": num_classes,
         "image_size": config.dataset.image_size,
         "mean": [float(x) for x in config.dataset.mean],
@@ -153,18 +154,19 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
         name, options = recognise(shapes, config.dataset.image_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    num_classes = options.pop("num_classes")
+    num_classes, heads_note = options.pop("num_classes"), ""
+    if "heads" in options:
+        options["heads"], heads_note = _heads(config, source, options["heads"])
     # It does not say which images it was trained on: nothing can be checked.
     unknown = {key: type(value)() for key, value in _held_out(config).items()}
     description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
-    size = "".join(f", {key} {value}" for key, value in options.items())
-    console.print(f"{path}: recognised as {name}{size}, {num_classes} classes", markup=False)
     if source.copies:
         console.print(
             f"{path}: {', '.join(source.copies)} hold tensors of the same names, and stay as they are",
             markup=False,
         )
     suspect = build(description, config.seed)
+    console.print(f"{path}: recognised as {in_words(description)}{heads_note}", markup=False)
     params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases(name))
     delivered = backdoorbench.read(source, config.dataset.image_size)
     if delivered is not None and delivered.num_classes != num_classes:
@@ -172,6 +174,24 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
             f"{path}: found num_classes = {delivered.num_classes}, expected the {num_classes} of the network in it"
         )
     return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
+
+
+def _heads(config: ConfigDict, source: Foreign, published: int) -> tuple[int, str]:
+    """(heads of a vit_small, which its tensors do not tell; a note where they are a guess)."""
+    told = source.source.get("heads", "") if isinstance(source.source, dict) else ""
+    if config.model.vit_small.heads:
+        return config.model.vit_small.heads, ""
+    if told.isdecimal() and 0 < int(told[:6]) <= HIGHEST_OTHER:
+        return int(told), ""
+    return published, " (heads assumed; model.vit_small.heads sets them)"
+
+
+def in_words(description: dict[str, Any]) -> str:
+    """A network for people: its name, its sizes, its classes."""
+    name, *sizes = description["model"].items()
+    return ", ".join(
+        [name[1], *(f"{key} {value}" for key, value in sizes), f"{description['num_classes']} classes"]
+    )
 
 
 def _load_folder(config: ConfigDict, path: Path) -> Suspect:
@@ -191,6 +211,7 @@ def _load_folder(config: ConfigDict, path: Path) -> Suspect:
             f"max_per_track and no smaller a fraction than now ({now}), or it has been trained on the defender's images"
         )
     suspect = build(description, config.seed)
+    console.print(f"{path}: {in_words(description)}", markup=False)
     params, model_state = checkpoint.load_model(path, suspect.params, suspect.model_state)
     return suspect._replace(params=params, model_state=model_state)
 

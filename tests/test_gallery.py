@@ -53,6 +53,8 @@ def test_figures_and_page(channels, tmp_path):
     assert text.count("![") == 2
     assert "https://arxiv.org/abs/1708.06733" in text
     assert "Args" not in text
+    assert "`attack.clean_label_rate`" in text  # in code nothing is escaped, elsewhere it is
+    assert "step\\_size" in text
 
 
 def test_every_attack_but_the_users_own_is_shown():

@@ -7,6 +7,9 @@ import pytest
 from fip_jax import checkpoint, suspect
 from fip_jax.config import default_config
 from fip_jax.errors import UserError
+from fip_jax.interop.foreign import to_safetensors
+from fip_jax.interop.state_dict import to_torch
+from fip_jax.models import MODELS, abstract_model, known_options
 
 # Orbax leaves coroutines behind when a folder cannot be read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -107,8 +110,55 @@ def test_options_of_a_network_are_described_and_built():
     config.model.name, config.model.width = "vit_small", 12
     config.model.vit_small.depth = 2
     described = suspect.describe(config, 3)
-    assert described["model"] == {"name": "vit_small", "width": 12, "patch_size": 4, "depth": 2, "heads": 3}
+    assert described["model"] == {"name": "vit_small", "width": 12, "patch_size": 4, "depth": 2, "heads": 0}
     assert suspect.build(described, 0).num_classes == 3
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_width_of_0_is_the_networks_own(name):
+    config = config_for()
+    config.model.name, config.model.width = name, 0
+    described = suspect.describe(config, 3)["model"]
+    assert described["width"] == known_options(name)["width"] > 0
+    size = described.pop("width")
+    abstract_model(described.pop("name"), 3, 32, width=size, **described)  # every one can be built
+
+
+@pytest.mark.parametrize(
+    "told, asked, heads, note",
+    [
+        ({}, 0, 1, True),
+        ({"heads": "3"}, 0, 3, False),
+        ({"heads": "3"}, 2, 2, False),
+        ({"heads": "x"}, 4, 4, False),
+    ],
+)
+def test_the_heads_of_a_file_are_told_or_asked_for_or_said_to_be_assumed(
+    told, asked, heads, note, tmp_path, capsys
+):
+    config = config_for()
+    config.model.name, config.model.width, config.model.vit_small.depth = "vit_small", 12, 1
+    made = suspect.build(suspect.describe(config, 3), 0)
+    path = tmp_path / "vit.safetensors"
+    path.write_bytes(to_safetensors(to_torch(made.params, made.model_state), told))
+    config = default_config()
+    config.model.vit_small.heads, config.victim.checkpoint = asked, str(path)
+    assert suspect.load(config).description["model"]["heads"] == heads
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"recognised as vit_small, width 12, patch_size 4, depth 1, heads {heads}, 3 classes" in words
+    assert ("heads assumed" in words) == note
+
+
+def test_heads_that_do_not_fit_are_refused(tmp_path):
+    config = config_for()
+    config.model.name, config.model.width, config.model.vit_small.depth = "vit_small", 12, 1
+    made = suspect.build(suspect.describe(config, 3), 0)
+    path = tmp_path / "vit.safetensors"
+    path.write_bytes(to_safetensors(to_torch(made.params, made.model_state), {"heads": "5"}))
+    config = default_config()
+    config.victim.checkpoint = str(path)
+    with pytest.raises(UserError, match="heads = 5"):
+        suspect.load(config)
 
 
 def test_a_folder_of_images_is_the_same_however_it_is_written(tmp_path, monkeypatch):

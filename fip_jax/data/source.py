@@ -50,12 +50,23 @@ def load(
         _prepare(builder, name, manual_dir)
         builder = _builder(name, data_dir, crop)  # with what lies on disk
     splits = builder.info.splits
-    evaluation = next((split for split in ("test", "validation") if split in splits), None)
-    if "train" not in splits or evaluation is None:
-        raise UserError(f"dataset.name: {name} has splits {', '.join(splits)}, expected 'train' and 'test'")
     label = builder.info.features["label"]
     if not isinstance(label, tfds.features.ClassLabel):
         raise UserError(f"dataset.name: the labels of {name} are not classes, expected a classification set")
+    labelled = [
+        split for split in ("train", "test", "validation") if split in splits and _has_labels(builder, split)
+    ]
+    if labelled[:1] != ["train"] or len(labelled) == 1:
+        raise UserError(
+            f"dataset.name: {name} has splits {', '.join(splits)}, expected 'train' and 'test' or 'validation', with "
+            "labels"
+        )
+    evaluation = labelled[1]
+    side = (builder.info.features["image"].shape or (None,))[0]
+    if side is not None and side < image_size:
+        console.print(
+            f"{name} is kept at {side} pixels and enlarged to dataset.image_size = {image_size}", markup=False
+        )
     train, test = (_read(builder, split, image_size, crop) for split in ("train", evaluation))
     return DataSet(train, test, tuple(label.names))
 
@@ -91,7 +102,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> N
     except ImportError as error:
         raise UserError(
             f"dataset.name: preparing {name} needs TensorFlow, which is not installed; prepare it once where "
-            f"it is, with file_format='array_record', and point dataset.data_dir there ({error})"
+            f"it is, with file_format='array_record', and point dataset.data_dir there; or give an .npz with x_train, "
+            f"y_train, x_test and y_test as dataset.name ({error})"
         ) from error
     except Exception as error:  # TFDS lets through whatever the download or the builder raised
         if builder.is_prepared():
@@ -100,12 +112,21 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> N
         raise UserError(f"dataset.name: {name} could not be downloaded and prepared: {reason}") from error
 
 
-def _read(builder: tfds.core.DatasetBuilder, split: str, image_size: int, crop: str) -> Split:
+def _encoded(builder: tfds.core.DatasetBuilder) -> dict[str, Any] | None:
+    """Decoders that leave images to Pillow, which needs half of TFDS's time; None where they are not of 8 bits."""
     feature = builder.info.features["image"]
-    # In half of the time that TFDS takes, which is left with what is not of 8 bits a channel.
-    encoded = isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
-    decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
-    examples = builder.as_data_source(split=split, decoders=decoders)
+    fits = isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
+    return {"image": tfds.decode.SkipDecoding()} if fits else None
+
+
+def _has_labels(builder: tfds.core.DatasetBuilder, split: str) -> bool:
+    """Whether the labels were published; TFDS has -1 where they were not."""
+    examples = builder.as_data_source(split=split, decoders=_encoded(builder))
+    return len(examples) > 0 and examples[0]["label"] >= 0
+
+
+def _read(builder: tfds.core.DatasetBuilder, split: str, image_size: int, crop: str) -> Split:
+    examples = builder.as_data_source(split=split, decoders=_encoded(builder))
     images = np.empty((len(examples), image_size, image_size, 3), np.uint8)
     labels = np.empty(len(examples), np.int32)
     has_tracks = "track" in builder.info.features

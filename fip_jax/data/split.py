@@ -1,5 +1,6 @@
 """What a data set is to the rest of the program: arrays in memory."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,16 @@ class Split(NamedTuple):
 def spread(total: int, count: int) -> np.ndarray:
     """`count` indices at equal distances from 0 to `total` - 1, or all where there are fewer; int64."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+
+
+def digest(*splits: Split) -> str:
+    """SHA-256 of all images and labels, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.labels):
+            found.update(repr((array.shape, str(array.dtype))).encode())
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 class DataSet(NamedTuple):

@@ -1,7 +1,7 @@
 """Files of weights from elsewhere: which tensors are the network's, and the same file with other numbers in them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,13 +150,27 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
     raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(_PLACES)}")
 
 
-def _copies(content: Any, place: dict[str, TensorRef]) -> tuple[str, ...]:
-    """Keys of `content` under which there are the same names as in `place`, but not `place` itself."""
-    return tuple(
-        repr(key)[:40]
-        for key, value in content.items()
-        if isinstance(value, dict) and value is not place and place.keys() <= value.keys()
-    )
+def _copies(content: dict, place: dict[str, TensorRef]) -> tuple[str, ...]:
+    """Where else in `content` there are the same names as in `place`, whatever stands before all of them."""
+    names = _plain_names(place)
+    found, seen, left = [], {id(content), id(place)}, [("", content)]
+    while left:
+        where, value = left.pop()
+        for key, part in value.items():
+            if isinstance(part, dict) and id(part) not in seen:
+                seen.add(id(part))
+                left.append((f"{where}.{key if type(key) is str else type(key).__name__}"[:40], part))
+        if where and value is not place and _has_all(value, names):
+            found.append(repr(where[1:]))
+    return tuple(found)
+
+
+def _has_all(tensors: dict, names: Iterable[str]) -> bool:
+    """Whether all names are there, whatever stands before all of them."""
+    some = next(iter(names))
+    before = {key.removesuffix(some) for key in tensors if type(key) is str and key.endswith(some)}
+    # What stands before all is shorter than with the path of a layer behind it.
+    return any(all(first + name in tensors for name in names) for first in sorted(before, key=len)[:4])
 
 
 def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
@@ -168,7 +182,7 @@ def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
     return found
 
 
-def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _plain_names(arrays: Mapping[str, Any]) -> dict[str, str]:
     """Each name without the parts that all begin with, such as `module.` of DataParallel or `model.` of Lightning."""
     names = {key: key for key in arrays}
     for _ in range(_MAX_WRAPPERS):

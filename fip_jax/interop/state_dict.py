@@ -154,7 +154,9 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
         raise UserError(
             f"found {len(shapes)} tensors ({_listing(list(shapes))}) of an unknown network, {known}"
         )
-    raise UserError(f"found tensors of an unknown network, {known}; nearest is {nearest[1]}")
+    raise UserError(
+        f"found tensors of an unknown network, {known}; nearest is {nearest[1]} (for dataset.image_size = {image_size})"
+    )
 
 
 def _abstract_shapes(name: str, image_size: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:

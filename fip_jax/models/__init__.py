@@ -27,7 +27,7 @@ MODELS: dict[str, Any] = {
 }
 
 _OWN = {"self", "num_classes", "image_size", "rngs"}
-_LOWEST = {"hidden": 0}
+_LOWEST = {"hidden": 0, "heads": 0}
 
 
 def known_options(name: str) -> dict[str, int]:

@@ -57,7 +57,7 @@ class VisionTransformer(nnx.Module):
       width: length of the tokens, a multiple of `heads`.
       patch_size: pixels.
       depth: number of layers.
-      heads: of each attention.
+      heads: of each attention; 0: as many as have a length of 64, or one.
       rngs: source of the initial weights.
 
     Raises:
@@ -71,10 +71,11 @@ class VisionTransformer(nnx.Module):
         width: int = 192,
         patch_size: int = 4,
         depth: int = 6,
-        heads: int = 3,
+        heads: int = 0,
         *,
         rngs: nnx.Rngs,
     ):
+        heads = heads or _published_heads(width)
         if image_size % patch_size or width % heads:
             raise UserError(
                 f"model: found image_size = {image_size}, patch_size = {patch_size}, width = {width}, heads = "
@@ -107,8 +108,7 @@ class VisionTransformer(nnx.Module):
     def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
         """The arguments of a network with tensors of these shapes in PyTorch's layout, except `image_size`.
 
-        The number of heads leaves no trace in the shapes: it is taken to be that of heads of length 64, which all
-        published sizes have, or 1 where 64 does not divide the width.
+        The number of heads leaves no trace in the shapes: it is taken to be the published one.
         """
         width, _, patch_size, _ = shapes["conv_proj.weight"]
         depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
@@ -117,5 +117,10 @@ class VisionTransformer(nnx.Module):
             "width": width,
             "patch_size": patch_size,
             "depth": depth,
-            "heads": width // 64 if width % 64 == 0 else 1,
+            "heads": _published_heads(width),
         }
+
+
+def _published_heads(width: int) -> int:
+    """Heads of length 64, which all published sizes have, or one where 64 does not divide the width."""
+    return width // 64 if width % 64 == 0 else 1

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fip_jax.data.split import spread
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict
 from fip_jax.material import Material
@@ -196,13 +197,15 @@ def draw_examples(
       count: images.
     """
     test, triggered = material.test, material.triggered
+    # From first to last, since some test sets are sorted by class.
+    some = spread(len(triggered.labels), count) if triggered is not None else None
     if triggered is None or triggered.indices is None:
-        shown = np.arange(min(count, len(test.labels)))
+        shown = spread(len(test.labels), count)
     else:
-        shown = triggered.indices[:count]
+        shown = triggered.indices[some]
     rows = [("clean", test.images[shown], test.labels[shown])]
     if triggered is not None:
-        rows.append(("triggered", triggered.images[:count], triggered.labels[:count]))
+        rows.append(("triggered", triggered.images[some], triggered.labels[some]))
     names = material.class_names
     columns = max(len(labels) for _, _, labels in rows)
     # The layout knows nothing of the answers below the last row; it gets a margin for them.

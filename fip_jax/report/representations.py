@@ -82,18 +82,22 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
     Raises:
       UserError: scikit-learn is not installed.
     """
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    # Every feature in units of the whole cloud's spread: PCA, the start, then neither under- nor overflows.
+    centred = features - features.mean(axis=0, keepdims=True)
+    scaled = centred / max(centred.std(), 1e-12)
+    init = "pca" if features.shape[1] > 1 and centred.any() else "random"
+    return _tsne()(perplexity=perplexity, init=init, random_state=seed).fit_transform(scaled)
+
+
+def _tsne() -> Any:
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise UserError(
             "report.representations: scikit-learn is not installed, expected it (pip install scikit-learn), or 0"
         ) from error
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    # Every feature in units of the whole cloud's spread: PCA, the start, then neither under- nor overflows.
-    centred = features - features.mean(axis=0, keepdims=True)
-    scaled = centred / max(centred.std(), 1e-12)
-    init = "pca" if features.shape[1] > 1 and centred.any() else "random"
-    return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(scaled)
+    return TSNE
 
 
 def neighbours(features: np.ndarray, points: Points) -> tuple[float, float | None] | None:
@@ -177,6 +181,7 @@ def make(
         raise UserError(
             f"report.representations: found {len(points.images)} test images, expected {FEWEST} or more"
         )
+    _tsne()  # before anything is computed for it
     features = []
     for network in networks:
         found = features_of(network, points.images)

@@ -8,6 +8,23 @@ from rich.text import Text
 
 from fip_jax.progress import console
 
+# An ACC below is named, since the images may come to the network in another way than in its training.
+PLAUSIBLE = 0.5
+SUSPECT_SETTINGS = (
+    "If it should know more, look at dataset.mean, .std, .crop and .image_size, and at the order of the "
+    "classes."
+)
+
+
+def print_rates(rates: dict[str, Any], name: str) -> None:
+    """One line of rates, and a hint where they look wrong."""
+    known = (
+        f"{key.upper()} {per_cent(rates[key])}" for key in ("acc", "asr", "ra") if rates[key] is not None
+    )
+    console.print(f"{name}: {', '.join(known)}", markup=False)
+    if rates["acc"] < PLAUSIBLE:
+        console.print(f"  {SUSPECT_SETTINGS}", markup=False)
+
 
 def print_summary(summary: dict[str, Any], workdir: Path) -> None:
     """Prints what a person wants to know of `summary.json` first, and where the rest is."""
@@ -40,7 +57,9 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
             console.print(f"DER {summary['purified']['der']:.3f}")
         if summary["skipped_steps"]:
             console.print(f"{summary['skipped_steps']} steps were not finite and were left out")
-        console.print(f"model: {workdir / 'purified'}", markup=False)
+        for file in (*sorted(workdir.glob("purified.*")), workdir / "defense_result.pt"):
+            if file.exists():
+                console.print(f"purified network: {file}", markup=False)
     work = f"purified in {seconds['purify']:.1f} s, " if "purified" in summary else ""
     console.print(
         f"{summary['clean_images']} clean images, {work}"

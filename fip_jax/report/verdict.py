@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from fip_jax.report.text import number, per_cent
+from fip_jax.report.text import PLAUSIBLE, SUSPECT_SETTINGS, number, per_cent
 from fip_jax.workdir import flatten
 
 # The words of the headline; the report states these limits beside it.
@@ -110,6 +110,8 @@ def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
     tested = f"{_count(summary.get('test_images'))}clean test images"
     purified = "purified" in summary
     sentences = [f"ACC of the network{' before and after purification' * purified}, on {tested}."]
+    if "network" in summary:
+        sentences.insert(0, f"The network: {_network(summary['network'])}.")
     if summary["victim"]["asr"] is not None:
         sentences.append(
             f"ASR and RA, on {_count(summary.get('triggered_images'))}triggered test images"
@@ -125,6 +127,15 @@ def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
             "target, test images and ASR took no part in the purification; they were used for this report alone."
         )
     return sentences
+
+
+def _network(found: dict[str, Any]) -> str:
+    name, *sizes = found["model"].items()
+    size = "".join(f", {key.replace('_', ' ')} {value}" for key, value in sizes)
+    return (
+        f"{name[1]}{size}, {found['num_classes']} classes, images of {found['image_size']} pixels with mean "
+        f"{found['mean']} and standard deviation {found['std']}"
+    )
 
 
 def _goal(attack: dict[str, Any]) -> str:
@@ -168,6 +179,11 @@ def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
         sentences = [
             "ASR is of this trigger alone. A low ASR does not prove that nothing is left: no other trigger was tried."
         ]
+    if summary["victim"]["acc"] < PLAUSIBLE:
+        sentences.append(
+            f"The suspicious network got {per_cent(summary['victim']['acc'])} of the clean images right. "
+            + SUSPECT_SETTINGS
+        )
     rough = summary.get("over_time", {}).get("not_converged", 0)
     if rough:
         sentences.append(

@@ -65,6 +65,35 @@ class TinyGreySet(TinyColourSet):
     SPLITS = ("train", "validation")
 
 
+class TinyHiddenSet(TinyColourSet):
+    """A test split whose labels were not published, and a validation split."""
+
+    SPLITS = ("test", "train", "validation")
+
+    def _generate_examples(self, split):
+        for index, found in super()._generate_examples(split):
+            yield index, found | ({"label": -1} if split == "test" else {})
+
+
+class TinyHiddenTestSet(TinyHiddenSet):
+    """The same without one."""
+
+    SPLITS = ("train", "test")
+
+
+class TinySquareSet(TinyColourSet):
+    """Images of one size."""
+
+    def _info(self):
+        image = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
+        features = tfds.features.FeaturesDict({"image": image, "label": self.LABEL})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _generate_examples(self, split):
+        for index in range(3):
+            yield index, {"image": png(np.full((8, 8, 3), index, np.uint8)), "label": index}
+
+
 class TinyUnlabelledSet(TinyColourSet):
     """Images alone."""
 
@@ -154,6 +183,20 @@ def test_grey_images_get_three_equal_channels_and_validation_serves_as_test(tmp_
     np.testing.assert_array_equal(data.test.images[3, ..., 0], np.asarray(expected))
 
 
+def test_a_test_split_without_labels_is_passed_over(tmp_path):
+    data = source.load("tiny_hidden_set", data_dir=str(tmp_path), image_size=10)
+    assert len(data.test.labels) == 4  # the validation split
+    assert data.test.labels.min() == 0
+
+
+def test_images_that_are_kept_smaller_are_said_to_be_enlarged(tmp_path, capsys):
+    for size in (8, 16):
+        capsys.readouterr()
+        source.load("tiny_square_set", data_dir=str(tmp_path), image_size=size)
+        words = " ".join(capsys.readouterr().out.split())
+        assert ("is kept at 8 pixels and enlarged to dataset.image_size = 16" in words) == (size == 16)
+
+
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("size", [32, 16])
 def test_rendered_signs(tmp_path, monkeypatch, size):
@@ -219,6 +262,7 @@ def test_unknown_names_are_refused_at_once(tmp_path, name):
         ("tiny_unlabelled_set", "has no features 'image' and 'label'"),
         ("tiny_regression_set", "labels of tiny_regression_set are not classes"),
         ("tiny_train_set", "has splits train, expected 'train' and 'test'"),
+        ("tiny_hidden_test_set", "has splits train, test, expected .* with labels"),
     ],
 )
 def test_sets_that_do_not_serve_are_refused_with_the_reason(tmp_path, name, reason):

@@ -181,6 +181,16 @@ def test_a_network_is_found_wherever_it_is_kept(tmp_path):
         saved(tmp_path / "x.pth", zipped(program(mapping(ema=weights, net=weights, x=mapping()))))
     )
     assert found.copies == ("'ema'",)
+    # With something before all names, below another key, and with more beside them.
+    names = ("layer.0.weight", "weight")
+    weights = mapping(**dict.fromkeys(names, tensor()))
+    averaged = mapping(
+        step=b"K\x05", **{f"module.{name}": tensor() for name in names}, **{"a.weight": tensor()}
+    )
+    lacking = mapping(**{"module.layer.0.weight": tensor(), "other.weight": tensor()})
+    content = mapping(model=weights, model_ema=averaged, best=mapping(net=averaged), x=lacking)
+    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(content))))
+    assert set(found.copies) == {"'model_ema'", "'best.net'"}
     with pytest.raises(UserError, match="found 'epoch', expected a state_dict"):
         foreign.read(saved(tmp_path / "x.pth", zipped(program(mapping(epoch=b"K\x05")))))
 

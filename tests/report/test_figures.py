@@ -146,9 +146,9 @@ def test_examples_show_images_and_answers():
     figure = draw_examples(material(), NETWORKS, predict, count=3)
     clean, triggered = figure.axes[:3], figure.axes[3:]
     assert len(triggered) == 3
-    # The triggered images number 1, 3 and 5 (101, 103, 105 with the trigger), each below itself without it.
+    # Of the triggered images 1, 3, 5 and 7 three from first to last (101, ...), each below itself without the trigger.
     pixels = [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes]
-    assert pixels == [1, 3, 5, 101, 103, 105]
+    assert pixels == [1, 5, 7, 101, 105, 107]
     # Image 1 is of class 1, which is what the network said before; after, it says 2.
     assert said(clean[0]) == [("before: yield ✓", RIGHT), ("after: speed limit 20 ✗", WRONG)]
     # 101 = 2 mod 3 before and 0 after, and both are wrong.
@@ -158,7 +158,7 @@ def test_examples_show_images_and_answers():
 
 def test_examples_without_a_trigger():
     figure = draw_examples(material(triggered=False), NETWORKS, predict, count=3)
-    assert [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes] == [0, 1, 2]
+    assert [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes] == [0, 4, 7]
 
 
 @pytest.mark.parametrize("num_clean, num_triggered", [(2, 4), (8, 3), (1, 1)])
@@ -174,9 +174,9 @@ def test_triggered_images_that_came_without_their_clean_ones(num_clean, num_trig
     figure = draw_examples(shown, NETWORKS, predict, count=6)
     FigureCanvasAgg(figure).draw()
     drawn = [axis for axis in figure.axes if axis.images]
-    # The first test images above, the first triggered ones below, each as many as there are.
+    # Test images from first to last above, triggered ones below, each as many as there are.
     pixels = [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in drawn]
-    clean = list(range(min(num_clean, 6)))
+    clean = {1: [0], 2: [0, 1], 8: [0, 1, 3, 4, 6, 7]}[num_clean]
     assert pixels == clean + [100 + index for index in range(num_triggered)]
     assert [axis.get_visible() for axis in figure.axes].count(True) == len(drawn)
     assert said(drawn[len(clean)]) == [("before: yield ✗", WRONG), ("after: speed limit 20 ✗", WRONG)]
@@ -253,6 +253,8 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
     text.print_summary(summary | {"attack": "[/x]"}, tmp_path / "[/y]")
     found = capsys.readouterr().out
     assert "against [/x]" in found and "[/y]" in found  # as they are, and no markup
+    for name in ("purified.pth", "purified.safetensors"):
+        (tmp_path / name).touch()
     text.print_summary(summary, tmp_path)
     found = capsys.readouterr().out
     wanted = [
@@ -267,9 +269,19 @@ def test_the_table_says_what_became_of_the_network(tmp_path, capsys, asr, der):
     wanted += [
         "360 clean images, purified in 12.3 s",
         "61 s in all, 5 s of them compiling, 10 % of it for curves of sharpness",
-        str(tmp_path / "purified"),
+        f"purified network: {tmp_path / 'purified.pth'}",
+        f"purified network: {tmp_path / 'purified.safetensors'}",
     ]
     wanted += ["99.90 %", "DER 0.984"] if der else ["unknown"]
     for part in wanted:
         assert part in found
     assert der or "DER" not in found
+
+
+@pytest.mark.parametrize("acc, asr, hint", [(0.97, 0.5, False), (0.49, None, True)])
+def test_a_network_that_knows_little_has_its_settings_called_in_question(acc, asr, hint, capsys):
+    text.print_rates({"acc": acc, "asr": asr, "ra": asr}, "suspicious network")
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith(f"suspicious network: ACC {100 * acc:.2f} %")
+    assert ("ASR 50.00 %, RA 50.00 %" in words) == (asr is not None)
+    assert ("look at dataset.mean" in words) == hint

@@ -171,6 +171,24 @@ def test_without_a_trigger_only_the_accuracy_is_known():
     assert "DER 0.5 for no effect, 1 at best – unknown –" in words
 
 
+def test_the_network_that_was_purified_is_named_and_questioned_where_it_knows_little():
+    network = {
+        "model": {"name": "vit_small", "width": 96, "patch_size": 4, "depth": 2, "heads": 3},
+        "num_classes": 43,
+        "image_size": 32,
+        "mean": [0.5, 0.5, 0.4],
+        "std": [1.0, 1.0, 1.0],
+        "sha256": "0" * 64,
+    }
+    words = page(network=network, before=(0.31, 0.97, 0.02)).words
+    assert (
+        "The network: vit_small, width 96, patch size 4, depth 2, heads 3, 43 classes, images of 32 pixels with mean "
+        "[0.5, 0.5, 0.4] and standard deviation [1.0, 1.0, 1.0]." in words
+    )
+    assert "got 31.00 % of the clean images right. If it should know more, look at dataset.mean" in words
+    assert "If it should know more" not in page().words
+
+
 def test_what_did_not_converge_or_was_not_finite_is_said():
     given = summary(converged=False, skipped_steps=2)
     given["smoothness"]["after"]["trace_fisher"] = None
