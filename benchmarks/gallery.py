@@ -29,6 +29,7 @@ from fip_jax.attacks.similarity import largest_change, psnr, ssim
 from fip_jax.attacks.storage import load_state
 from fip_jax.config import check_config
 from fip_jax.data.split import Split
+from fip_jax.description import describe
 from fip_jax.implant import implant
 from fip_jax.material import prepare
 from fip_jax.progress import console
@@ -84,7 +85,7 @@ def _train(config: ConfigDict, name: str, folder: Path) -> None:
     config.attack.name = name
     check_config(config)
     material = prepare(config)
-    fresh = suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    fresh = suspect.build(describe(config, len(material.class_names)), config.seed)
     workdir = Workdir(folder, config.to_dict())
     workdir.begin()
     try:

@@ -29,6 +29,7 @@ from fip_jax import compiled, suspect
 from fip_jax.config import check_config
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.defend import begin
+from fip_jax.description import describe
 from fip_jax.evaluate import make_predict, rates
 from fip_jax.material import prepare
 from fip_jax.network import RelativeNetwork
@@ -100,7 +101,7 @@ def measure(preset: Preset, attack: str, seed: int, places: models.Places) -> Ro
     read = {part: config[part].to_dict() for part in ("dataset", "model", "attack", "victim", "clean")}
     workdir = Workdir(places.victims / f"{preset.dataset}_{attack}_{seed}", read | {"seed": seed})
     workdir.begin()
-    fresh = suspect.build(suspect.describe(config, len(material.class_names)), seed)
+    fresh = suspect.build(describe(config, len(material.class_names)), seed)
     victim = suspect.train(config, fresh, material.training, workdir, lambda _: {})
     workdir.close()
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean)

@@ -19,6 +19,7 @@ from fip_jax.config import check_config
 from fip_jax.data.own_images import is_path
 from fip_jax.data.split import digest
 from fip_jax.defend import check_sizes, purify_suspect
+from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
@@ -62,7 +63,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return finished
     loaded = suspect.load(config) if config.victim.checkpoint else None
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
-    fresh = loaded or suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    fresh = loaded or suspect.build(describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
     if fresh.foreign is not None and config.clean.source == "train" and not is_path(config.dataset.name):
         console.print(

@@ -1,7 +1,6 @@
 """The suspicious network: trained here on poisoned data, or loaded from a folder or a file."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,14 @@ from fip_jax import checkpoint, convolution, parallel, phase, purify
 from fip_jax.attacks.training import ByBatch, Lesson, with_poison
 from fip_jax.config import victim_settings
 from fip_jax.data.batches import make_draw, to_device
-from fip_jax.data.own_images import is_path
 from fip_jax.data.split import Split
+from fip_jax.description import check_description, describe, held_out, in_words, other_attack
 from fip_jax.errors import UserError
 from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
-from fip_jax.interop.state_dict import HIGHEST, HIGHEST_OTHER, from_torch, recognise
-from fip_jax.models import MODELS, aliases, create_model, known_options
+from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, recognise
+from fip_jax.models import aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -52,74 +51,6 @@ class Suspect(NamedTuple):
     def num_classes(self) -> int:
         """Length of the logits."""
         return self.description["num_classes"]
-
-
-def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
-    """What a model folder says of the model: its network, its input, and which images it never saw."""
-    model = config.model
-    width = model.width or known_options(model.name)["width"]
-    return {
-        "format": "fip_jax model 1",
-        "model": {"name": model.name, "width": width, **model.get(model.name, ConfigDict())},
-        "num_classes": num_classes,
-        "image_size": config.dataset.image_size,
-        "mean": [float(x) for x in config.dataset.mean],
-        "std": [float(x) for x in config.dataset.std],
-        "held_out": _held_out(config),
-    }
-
-
-def _held_out(config: ConfigDict) -> dict[str, Any]:
-    name = config.dataset.name
-    return {
-        "dataset": os.path.realpath(os.path.expanduser(name))
-        if is_path(name)
-        else name.split("/")[0].split(":")[0],
-        "source": config.clean.source,
-        "seed": config.seed,
-        "fraction": config.clean.fraction,
-        "max_per_track": config.clean.max_per_track,
-    }
-
-
-def _check_description(path: Path, found: dict[str, Any], like: dict[str, Any]) -> None:
-    """Refuses a description without the keys, or with other types, than one that this program writes."""
-    for key, value in like.items():
-        item = found.get(key)
-        lacking = isinstance(value, dict) and isinstance(item, dict) and not value.keys() <= item.keys()
-        if not isinstance(item, type(value)) or lacking:
-            raise UserError(
-                f"victim.checkpoint: the description in {path} has {key} = {repr(item)[:80]}, expected the like of "
-                f"{value!r}"
-            )
-    for key in ("mean", "std"):
-        if len(found[key]) != 3 or not all(isinstance(x, float) and math.isfinite(x) for x in found[key]):
-            raise UserError(f"victim.checkpoint: {key} in {path} is {found[key]!r}, expected three numbers")
-    if min(found["std"]) <= 0:
-        raise UserError(f"victim.checkpoint: std in {path} is {found['std']}, expected numbers above 0")
-    for key, value in like["held_out"].items():
-        if not isinstance(found["held_out"][key], type(value)):
-            raise UserError(
-                f"victim.checkpoint: held_out.{key} in {path} is {repr(found['held_out'][key])[:80]}, expected the "
-                f"like of {value!r}"
-            )
-    _check_network(path, found["model"], found["num_classes"])
-
-
-def _check_network(path: Path, model: dict[str, Any], num_classes: int) -> None:
-    """Refuses what would take all memory before it is found to be absurd."""
-    options = dict(model)
-    name = options.pop("name")
-    if type(name) is not str or name not in MODELS:
-        raise UserError(
-            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of {', '.join(MODELS)}"
-        )
-    for key, value in {**options, "num_classes": num_classes}.items():
-        highest = HIGHEST.get(key, HIGHEST_OTHER)
-        if type(value) is not int or not 0 <= value <= highest:
-            raise UserError(
-                f"victim.checkpoint: {key} in {path} is {repr(value)[:80]}, expected a number to {highest}"
-            )
 
 
 def build(description: dict[str, Any], seed: int) -> Suspect:
@@ -158,8 +89,9 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
     # It does not say which images it was trained on: nothing can be checked.
-    unknown = {key: type(value)() for key, value in _held_out(config).items()}
-    description = describe(config, num_classes) | {"model": {"name": name, **options}, "held_out": unknown}
+    unknown = {key: type(value)() for key, value in held_out(config).items()}
+    known = {"model": {"name": name, **options}, "held_out": unknown, "attack": {}}
+    description = describe(config, num_classes) | known
     if source.copies:
         console.print(
             f"{path}: {', '.join(source.copies)} hold tensors of the same names, and stay as they are",
@@ -186,23 +118,15 @@ def _heads(config: ConfigDict, source: Foreign, published: int) -> tuple[int, st
     return published, " (heads assumed; model.vit_small.heads sets them)"
 
 
-def in_words(description: dict[str, Any]) -> str:
-    """A network for people: its name, its sizes, its classes."""
-    name, *sizes = description["model"].items()
-    return ", ".join(
-        [name[1], *(f"{key} {value}" for key, value in sizes), f"{description['num_classes']} classes"]
-    )
-
-
 def _load_folder(config: ConfigDict, path: Path) -> Suspect:
     description = checkpoint.load_description(path)
-    _check_description(path, description, describe(config, 1))
+    check_description(path, description, describe(config, 1))
     if description["image_size"] != config.dataset.image_size:
         raise UserError(
             f"victim.checkpoint: {path} is for images of {description['image_size']} pixels, expected "
             f"dataset.image_size = {config.dataset.image_size}"
         )
-    trained, now = description["held_out"], _held_out(config)
+    trained, now = description["held_out"], held_out(config)
     same = all(trained[key] == now[key] for key in ("source", "seed", "max_per_track"))
     safe = now["source"] == "test" or (same and now["fraction"] <= trained["fraction"])
     if trained["dataset"] == now["dataset"] and not safe:
@@ -212,6 +136,8 @@ def _load_folder(config: ConfigDict, path: Path) -> Suspect:
         )
     suspect = build(description, config.seed)
     console.print(f"{path}: {in_words(description)}", markup=False)
+    if note := other_attack(description, config):
+        console.print(f"{path} {note}", markup=False)
     params, model_state = checkpoint.load_model(path, suspect.params, suspect.model_state)
     return suspect._replace(params=params, model_state=model_state)
 

@@ -12,6 +12,7 @@ from small_runs import command, finish, prepare_small_signs
 from fip_jax import experiment, suspect
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
+from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.interop import foreign, torch_file, torch_writer
@@ -35,7 +36,7 @@ def state_dict(name="small_vgg", num_classes=43, seed=0, dtype=np.float32, prefi
     config.model.name, config.model.width = name, NETWORKS[name]["width"]
     if name == "vit_small":
         config.model.vit_small.heads = 1
-    made = suspect.build(suspect.describe(config, num_classes), seed)
+    made = suspect.build(describe(config, num_classes), seed)
     arrays = {prefix + key: a.astype(dtype) for key, a in to_torch(made.params, made.model_state).items()}
     norms = [key.removesuffix("running_mean") for key in arrays if key.endswith("running_mean")]
     return arrays | {f"{key}num_batches_tracked": np.array(5, np.int64) for key in norms}
@@ -111,7 +112,7 @@ def test_backdoorbench_gets_a_defense_result(tmp_path):
 
 
 def test_a_network_of_ours_goes_out_as_safetensors(tmp_path):
-    made = suspect.build(suspect.describe(default_config(), 3), 0)
+    made = suspect.build(describe(default_config(), 3), 0)
     files = export(tmp_path, made)
     assert [file.name for file in files] == ["purified.safetensors"]
     assert safetensors.numpy.load_file(files[0])["classifier.weight"].shape == (3, 2048)
@@ -167,7 +168,7 @@ def test_a_finished_run_does_not_answer_for_another_file(tmp_path):
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     config = default_config()
-    victim = suspect.build(suspect.describe(config, 3), 0)
+    victim = suspect.build(describe(config, 3), 0)
 
     def material(value):
         images = np.full((2, 8, 8, 3), 7, np.uint8)

@@ -11,6 +11,7 @@ from fip_jax import checkpoint, suspect
 from fip_jax.attacks.poison import choose
 from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.config import default_config
+from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.implant import implant
 from fip_jax.material import for_export, prepare
@@ -62,7 +63,7 @@ def config_for(path, name, **changes):
 def attempt(config, path, measure=lambda network, material: {}):
     """(victim, material, workdir) of an attacker's work in a folder."""
     material = prepare(config)
-    fresh = suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    fresh = suspect.build(describe(config, len(material.class_names)), config.seed)
     workdir = Workdir(path, config.to_dict())
     workdir.begin()
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from fip_jax import checkpoint, suspect
 from fip_jax.config import default_config
+from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.interop.foreign import to_safetensors
 from fip_jax.interop.state_dict import to_torch
@@ -26,7 +27,7 @@ def config_for(folder=""):
 
 def save(folder, **changes):
     """A model folder with fresh weights of seed 9, whose description has these changes."""
-    made = suspect.build(suspect.describe(config_for(), 43), seed=9)
+    made = suspect.build(describe(config_for(), 43), seed=9)
     checkpoint.save_model(folder, made.params, made.model_state, made.description | changes)
     return made
 
@@ -60,7 +61,7 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
         ({"held_out": "nothing"}, "held_out"),
         ({"held_out": {"dataset": "rendered_signs"}}, "held_out"),
         (
-            {"held_out": suspect.describe(default_config(), 3)["held_out"] | {"fraction": "all"}},
+            {"held_out": describe(default_config(), 3)["held_out"] | {"fraction": "all"}},
             "held_out.fraction",
         ),
     ],
@@ -99,17 +100,44 @@ def test_clean_images_that_the_victim_was_trained_on_are_refused(key, value, all
             suspect.load(config)
 
 
+@pytest.mark.parametrize(
+    ("trained", "now", "note"),
+    [
+        (("blend", "all_to_one", 0), "badnets", "attack.name = blend, not badnets"),
+        (("badnets", "all_to_one", 7), "badnets", "attack.target = 7, not 0"),
+        (("badnets", "all_to_one", 0), "badnets", ""),
+        (("blend", "all_to_one", 0), "none", ""),  # nothing is measured
+    ],
+)
+def test_another_attack_than_the_victims_is_said(trained, now, note, tmp_path, capsys):
+    save(tmp_path / "model", attack=dict(zip(("name", "mode", "target"), trained, strict=True)))
+    config = config_for(tmp_path / "model")
+    config.attack.name = now
+    suspect.load(config)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "small_vgg, width 2, 43 classes" in words
+    assert note in words
+    assert ("was trained with" in words) == bool(note)
+
+
+@pytest.mark.parametrize("attack", [None, "[/x]"])
+def test_a_folder_need_not_say_what_attack_it_was_trained_with(attack, tmp_path, capsys):
+    save(tmp_path / "model", attack=attack)
+    suspect.load(config_for(tmp_path / "model"))
+    assert "was trained with" not in capsys.readouterr().out
+
+
 def test_the_configuration_of_a_data_set_is_not_another_data_set():
     config = config_for()
     config.dataset.name = "cifar10:3.0.2"
-    assert suspect.describe(config, 10)["held_out"]["dataset"] == "cifar10"
+    assert describe(config, 10)["held_out"]["dataset"] == "cifar10"
 
 
 def test_options_of_a_network_are_described_and_built():
     config = config_for()
     config.model.name, config.model.width = "vit_small", 12
     config.model.vit_small.depth = 2
-    described = suspect.describe(config, 3)
+    described = describe(config, 3)
     assert described["model"] == {"name": "vit_small", "width": 12, "patch_size": 4, "depth": 2, "heads": 0}
     assert suspect.build(described, 0).num_classes == 3
 
@@ -118,7 +146,7 @@ def test_options_of_a_network_are_described_and_built():
 def test_a_width_of_0_is_the_networks_own(name):
     config = config_for()
     config.model.name, config.model.width = name, 0
-    described = suspect.describe(config, 3)["model"]
+    described = describe(config, 3)["model"]
     assert described["width"] == known_options(name)["width"] > 0
     size = described.pop("width")
     abstract_model(described.pop("name"), 3, 32, width=size, **described)  # every one can be built
@@ -138,7 +166,7 @@ def test_the_heads_of_a_file_are_told_or_asked_for_or_said_to_be_assumed(
 ):
     config = config_for()
     config.model.name, config.model.width, config.model.vit_small.depth = "vit_small", 12, 1
-    made = suspect.build(suspect.describe(config, 3), 0)
+    made = suspect.build(describe(config, 3), 0)
     path = tmp_path / "vit.safetensors"
     path.write_bytes(to_safetensors(to_torch(made.params, made.model_state), told))
     config = default_config()
@@ -152,7 +180,7 @@ def test_the_heads_of_a_file_are_told_or_asked_for_or_said_to_be_assumed(
 def test_heads_that_do_not_fit_are_refused(tmp_path):
     config = config_for()
     config.model.name, config.model.width, config.model.vit_small.depth = "vit_small", 12, 1
-    made = suspect.build(suspect.describe(config, 3), 0)
+    made = suspect.build(describe(config, 3), 0)
     path = tmp_path / "vit.safetensors"
     path.write_bytes(to_safetensors(to_torch(made.params, made.model_state), {"heads": "5"}))
     config = default_config()
@@ -169,5 +197,5 @@ def test_a_folder_of_images_is_the_same_however_it_is_written(tmp_path, monkeypa
         (tmp_path / "other").mkdir(exist_ok=True)
         config = default_config()
         config.dataset.name = name
-        found.add(suspect.describe(config, 3)["held_out"]["dataset"])
+        found.add(describe(config, 3)["held_out"]["dataset"])
     assert found == {str((tmp_path / "mine").resolve())}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import checkpoint, cifar10, gtsrb, quickstart
 from fip_jax import suspect
+from fip_jax.description import describe
 from fip_jax.interop.foreign import to_safetensors
 from fip_jax.interop.state_dict import to_torch
 from fip_jax.material import prepare
@@ -99,7 +100,7 @@ def train(name: str, places: Places) -> None:
     material = prepare(config)
     assert material.training is not None
     workdir.begin()
-    fresh = suspect.build(suspect.describe(config, len(material.class_names)), config.seed)
+    fresh = suspect.build(describe(config, len(material.class_names)), config.seed)
     victim = suspect.train(config, fresh, material.training, workdir, lambda _: {})
     workdir.close()
     write_whole(kept, to_safetensors(to_torch(victim.params, victim.model_state)))
