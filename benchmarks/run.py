@@ -23,14 +23,34 @@ from fip_jax.progress import console
 from fip_jax.workdir import write_json
 
 
+EVERY = tuple(ROWS)
+
+
+class Network(NamedTuple):
+    """A network, and the `ROWS` that each side does on it: PyTorch's none that ours does not.
+
+    Attributes:
+      width: of the network.
+      ours: rows of fip_jax.
+      eager: rows of PyTorch.
+      compiled: rows of compiled PyTorch: on a CPU compiling takes a minute or more for each.
+    """
+
+    width: int
+    ours: tuple[str, ...] = EVERY
+    eager: tuple[str, ...] = EVERY
+    compiled: tuple[str, ...] = EVERY
+
+    def takes_part(self, side: str, row: str) -> bool:
+        """Whether one of `SIDES` does a row."""
+        return row in dict(zip(SIDES, (self.ours, self.eager, self.compiled), strict=True))[side]
+
+
 class Preset(NamedTuple):
     """How much is measured.
 
     Attributes:
-      networks: name to width.
-      rows: of `ROWS`.
-      later_rows: of the networks after the first.
-      compiled: rows for which PyTorch is compiled, which on a CPU takes minutes each.
+      networks: by name.
       num_clean: clean images.
       rounds: measurements of each row and side; of whole purifications `whole_rounds`.
       whole_rounds: see `rounds`.
@@ -39,10 +59,7 @@ class Preset(NamedTuple):
       fresh: whether every row has new processes, without which a GPU's peak memory is that of all rows before.
     """
 
-    networks: dict[str, int]
-    rows: tuple[str, ...] = tuple(ROWS)
-    later_rows: tuple[str, ...] = tuple(ROWS)
-    compiled: tuple[str, ...] = tuple(ROWS)
+    networks: dict[str, Network]
     num_clean: int = 392
     rounds: int = 5
     whole_rounds: int = 3
@@ -53,20 +70,22 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "cpu": Preset(
-        {"small_vgg": 32, "preact_resnet18": 16},
-        later_rows=("ft", "fip", "fast_fip"),
-        compiled=("ft", "fip"),
+        {
+            # PyTorch's whole purification is FIP, which both of ours are held against.
+            "small_vgg": Network(
+                32, eager=tuple(row for row in EVERY if row != "fast_purification"), compiled=("ft", "fip")
+            ),
+            "preact_resnet18": Network(16, ("ft", "fip", "fast_fip"), compiled=()),
+        },
         rounds=3,
         whole_rounds=1,
         seconds=1.0,  # several steps in a row, as in a purification: the first after a pause is slow
     ),
     "gpu": Preset(
-        {"small_vgg": 32, "preact_resnet18": 64}, num_clean=500, precision="tensorfloat32", fresh=True
+        {"small_vgg": Network(32), "preact_resnet18": Network(64)}, num_clean=500, precision="tensorfloat32", fresh=True
     ),
     "smoke": Preset(
-        {"small_vgg": 2},
-        ("ft", "lambda_max"),
-        compiled=(),
+        {"small_vgg": Network(2, ("ft", "lambda_max"), compiled=())},
         num_clean=16,
         rounds=2,
         whole_rounds=1,
@@ -86,8 +105,6 @@ def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[
     expected = None
     whole = "purification" in work.row
     for side, worker in workers.items():
-        if side == "PyTorch compiled" and work.row not in preset.compiled:
-            continue
         try:
             # Compared in float32, which may be another program than the one that is timed on a GPU.
             exact = work._replace(precision="float32") if work.is_step else work
@@ -158,10 +175,11 @@ def run(preset: Preset, out: Path) -> dict[str, Any]:
     try:
         content["load"] = busy()
         content["environment"] = {side: worker.about() for side, worker in workers.items()}
-        for place, (network, width) in enumerate(preset.networks.items()):
-            for row in preset.later_rows if place else preset.rows:
-                work = Workload(row, network, width, preset.num_clean, precision=preset.precision)
-                measured = measure(work, workers, preset)
+        for name, network in preset.networks.items():
+            for row in network.ours:
+                work = Workload(row, name, network.width, preset.num_clean, precision=preset.precision)
+                taking_part = {side: workers[side] for side in names if network.takes_part(side, row)}
+                measured = measure(work, taking_part, preset)
                 content["rows"].append(work._asdict() | {"sides": measured})
                 write_json(out.with_suffix(".json"), content)
                 console.print(table.line(content["rows"][-1]), markup=False)

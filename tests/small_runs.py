@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,6 @@ import pytest
 from fip_jax.data.rendered_signs import RenderedSigns, builder
 
 ROOT = Path(__file__).parent.parent
-
-# Compiled programs are kept between the commands of one test session, and only there.
-CACHE = tempfile.TemporaryDirectory(prefix="fip_jax_compiled_")
 
 SMALL = {
     "model.width": 4,
@@ -58,7 +54,7 @@ def command(workdir: Path, data_dir: Path, program: tuple[str, ...] = REAL, **ch
 
 def start(arguments: list[str], cwd: Path = ROOT) -> subprocess.Popen:
     """Starts a command with this checkout importable; its output is piped as text."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": CACHE.name}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         arguments, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -50,7 +50,8 @@ class Pretended:
 def content(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "Worker", Pretended)
     monkeypatch.setattr(run, "sides", lambda: list(SIDES))
-    preset = run.Preset({"small_vgg": 4}, ("ft", "purification"), seconds=9.0)
+    network = run.Network(4, ("ft", "purification"), compiled=("ft",))
+    preset = run.Preset({"small_vgg": network}, seconds=9.0)
     return run.run(preset, tmp_path / "out")
 
 
@@ -62,6 +63,7 @@ def test_times_by_hand(content, tmp_path):
     assert step["sides"]["PyTorch"]["seconds"] == [3.0] * 5
     assert whole["sides"]["PyTorch"]["seconds"] == [3.0] * 3
     assert step["sides"]["PyTorch compiled"] == {"error": "RuntimeError: no compiler"}
+    assert "PyTorch compiled" not in whole["sides"]
     assert table.speedup(step) == 1.5
 
 

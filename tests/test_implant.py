@@ -18,7 +18,7 @@ from fip_jax.material import for_export, prepare
 from fip_jax.models import MODELS
 from fip_jax.workdir import MetricsLog, Workdir
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "two_layers")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "two_layers")
 
 
 @pytest.fixture
@@ -28,13 +28,10 @@ def two_layers(monkeypatch):
 
 
 @pytest.fixture
-def compiled_once(tmp_path):
-    """Keeps compiled programs between the runs of a test; Optax's Adam divides a float by an integer count."""
-    before = jax.config.jax_compilation_cache_dir
+def standard_promotion():
+    """Optax's Adam divides a float by an integer count."""
     with jax.numpy_dtype_promotion("standard"):
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "compiled"))
         yield
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="module")

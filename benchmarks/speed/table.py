@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from benchmarks.speed.worker import SIDES
 from benchmarks.speed.workload import ROWS
@@ -103,12 +104,13 @@ def draw(content: dict[str, Any], path: Path) -> None:
                     places.append(place + 0.27 * (index - 1))
                     lengths.append(found["median"] / row["sides"][SIDES[0]]["median"])
                     labels.append(_seconds(found["median"]))
-            bars = axis.barh(places, lengths, 0.25, color=COLOURS[side], label=side)
+            bars = axis.barh(places, lengths, 0.25, color=COLOURS[side])
             axis.bar_label(bars, labels, fontsize=7, padding=2)
         axis.axvline(1, color="black", lw=0.8)
         axis.set_yticks(range(len(rows)), [ROWS[row["row"]][0] for row in rows], fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.15)
         axis.set(title=f"{network}, width {rows[0]['width'] if rows else ''}", xlabel="time, fip_jax = 1")
-    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(SIDES))
+    handles = [Patch(color=colour, label=side) for side, colour in COLOURS.items()]
+    figure.legend(handles=handles, fontsize=8, loc="outside upper center", ncols=len(SIDES))
     FigureCanvasAgg(figure).print_png(str(path))
