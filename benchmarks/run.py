@@ -22,7 +22,6 @@ from benchmarks.speed.workload import ROWS, Workload
 from fip_jax.progress import console
 from fip_jax.workdir import write_json
 
-
 EVERY = tuple(ROWS)
 
 
@@ -82,7 +81,10 @@ PRESETS = {
         seconds=1.0,  # several steps in a row, as in a purification: the first after a pause is slow
     ),
     "gpu": Preset(
-        {"small_vgg": Network(32), "preact_resnet18": Network(64)}, num_clean=500, precision="tensorfloat32", fresh=True
+        {"small_vgg": Network(32), "preact_resnet18": Network(64)},
+        num_clean=500,
+        precision="tensorfloat32",
+        fresh=True,
     ),
     "smoke": Preset(
         {"small_vgg": Network(2, ("ft", "lambda_max"), compiled=())},

@@ -123,7 +123,7 @@ def test_nothing_is_timed_where_results_differ(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "Worker", Pretended)
     monkeypatch.setattr(run, "sides", lambda: list(SIDES))
     with pytest.raises(Failed, match="differ from ours"):
-        run.run(run.Preset({"small_vgg": 4}, ("ft",)), tmp_path / "out")
+        run.run(run.Preset({"small_vgg": run.Network(4, ("ft",))}), tmp_path / "out")
     assert not (tmp_path / "out.json").exists()
 
 

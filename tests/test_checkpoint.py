@@ -28,9 +28,7 @@ def state_of(seed=0, size=4, layers=(0, 1, 10)):
     """A state with momentum, layers numbered by integers, and entries that are hard to write down."""
     rng = np.random.default_rng(seed)
     params = {
-        "layers": {
-            k: {"kernel": jnp.asarray(rng.normal(size=(size, size)), jnp.float32)} for k in layers
-        },
+        "layers": {k: {"kernel": jnp.asarray(rng.normal(size=(size, size)), jnp.float32)} for k in layers},
         "odd": jnp.asarray([0.0, -0.0, 1e-42, np.inf, np.pi], jnp.float32),
         "half": jnp.asarray(rng.normal(size=3), jnp.bfloat16),
     }

@@ -22,13 +22,19 @@ def max_pool(x):
     """Maximum over squares of 2x2, `[N, H // 2, W // 2, C]` of `[N, H, W, C]`.
 
     By halves of the rows and then of the columns: the gradient of `nnx.max_pool` scatters, and that of slices with a
-    stride pads, which takes XLA's CPU backend longer.
+    stride pads, which takes XLA's CPU backend longer. Of equal ones one alone has the gradient.
     """
     count, channels = x.shape[0], x.shape[-1]
     height, width = x.shape[1] // 2, x.shape[2] // 2
     pairs = x[:, : 2 * height, : 2 * width].reshape(count, height, 2, 2 * width, channels)
-    pairs = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1]).reshape(count, height, width, 2, channels)
-    return jnp.maximum(pairs[:, :, :, 0], pairs[:, :, :, 1])
+    pairs = _larger(pairs[:, :, 0], pairs[:, :, 1]).reshape(count, height, width, 2, channels)
+    return _larger(pairs[:, :, :, 0], pairs[:, :, :, 1])
+
+
+def _larger(x, y):
+    # The gradient of `jnp.maximum` asks which of the two the result equals: neither, where XLA computes one of them
+    # again and rounds it otherwise.
+    return jnp.where(x >= y, x, y)
 
 
 def elu(x):

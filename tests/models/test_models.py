@@ -10,6 +10,7 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS, abstract_model, create_model
+from fip_jax.models.layers import max_pool
 from fip_jax.models.preact_resnet18 import PreActBlock
 from fip_jax.network import split_module
 
@@ -132,6 +133,16 @@ def test_small_vgg_by_hand(image_size, features):
     convolutions = sum(9 * a * b + b + 2 * b for a, b in itertools.pairwise(widths))
     assert size(params) == convolutions + features * 43 + 43
     assert size(statistics) == 2 * sum(widths[1:])
+
+
+def test_of_equal_pixels_one_has_the_whole_gradient():
+    image = jnp.asarray([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 2.0, 2.0]])[None, :, :, None]
+    np.testing.assert_array_equal(max_pool(image)[0, 0, :, 0], [0.0, 2.0])
+    found = jax.jit(jax.grad(lambda x: (max_pool(x) * jnp.asarray([3.0, 5.0])[None, None, :, None]).sum()))(
+        image
+    )
+    # Rows first: on the right the lower left 2 wins over the 1, then the two that are left are equal.
+    np.testing.assert_array_equal(found[0, :, :, 0], [[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
 
 
 def test_small_vgg_flattens_channels_first():
