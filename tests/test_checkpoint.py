@@ -18,10 +18,20 @@ from fip_jax.errors import UserError
 from fip_jax.objective import Settings
 
 # Orbax leaves coroutines and futures behind when it gives up on a damaged folder.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("cleared_up"),
+]
 
 NOTES = {"count": 3, "loss": 0.1, "trace": 1e-30, "seconds": 12.25}
 DESCRIPTION = {"format": "ours", "model": {"name": "small_vgg", "width": 8}, "mean": [0.5, 0.25], "seed": 3}
+
+
+@pytest.fixture
+def cleared_up():
+    """What a test leaves behind is found before the next one is blamed for it."""
+    yield
+    gc.collect()
 
 
 def state_of(seed=0, size=4, layers=(0, 1, 10)):
@@ -59,7 +69,6 @@ def restore(path, like=None):
         return checkpoints.restore(like or state_of(99))
     finally:
         checkpoints.close()
-        gc.collect()
 
 
 def steps_in(path):
@@ -288,4 +297,3 @@ def test_a_full_disk(small_disk):
     # Closing, which comes after, must not put another error in its place.
     assert error_of(checkpoints.close) in (None, full)
     assert bits(restore(small_disk / "run", few)[0]) == bits(few)
-    gc.collect()
