@@ -27,6 +27,7 @@ def refusal(arguments):
     ("changes", "expected"),
     [
         ({"attack__name": "badnet"}, ["attack.name", "'badnet'", "badnets"]),
+        ({"model__name": "resnet"}, ["model.name", "'resnet'", "small_vgg"]),
         ({"dataset__name": "no_such_set"}, ["dataset.name", "'no_such_set'", "rendered_signs"]),
         ({"attack__target": 43}, ["attack.target", "43", "0 to 42"]),
         ({"clean__fraction": 0.001}, ["clean.fraction", "0.001", "larger"]),
