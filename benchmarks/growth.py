@@ -30,6 +30,7 @@ from fip_jax.experiment import environment
 from fip_jax.models import create_model
 from fip_jax.network import make_log_probs_fn, make_objective, split_module
 from fip_jax.objective import Settings, trace_of_fisher
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 from fip_jax.smoothness import Smoothness
 from fip_jax.workdir import write_json
@@ -206,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()

@@ -20,6 +20,7 @@ from benchmarks.speed import ours
 from benchmarks.speed.workload import ROWS, Workload
 from fip_jax import compiled
 from fip_jax.experiment import environment
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 from fip_jax.workdir import write_json, write_whole
 
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()

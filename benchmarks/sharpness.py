@@ -33,6 +33,7 @@ from fip_jax.description import describe
 from fip_jax.evaluate import make_predict, rates
 from fip_jax.material import prepare
 from fip_jax.network import RelativeNetwork
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 from fip_jax.purify import State
 from fip_jax.smoothness import Matrix, Smoothness
@@ -277,4 +278,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()

@@ -31,6 +31,7 @@ from fip_jax.errors import UserError
 from fip_jax.experiment import environment
 from fip_jax.interop.state_dict import to_torch
 from fip_jax.network import Network
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.per_example import PyTree
 from fip_jax.progress import console
 from fip_jax.smoothness import Smoothness
@@ -251,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()

@@ -25,6 +25,7 @@ from fip_jax.evaluate import make_predict, rates
 from fip_jax.material import prepare
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 
 POISON_RATE = 0.005
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()

@@ -28,6 +28,7 @@ from fip_jax.defend import begin
 from fip_jax.errors import UserError
 from fip_jax.evaluate import effectiveness, make_predict, rates
 from fip_jax.material import prepare
+from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 from fip_jax.timing import Lap
 
@@ -129,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()
     main()
