@@ -1,5 +1,6 @@
 """Every test runs on eight virtual CPU devices, with strict dtype and rank promotion."""
 
+import gc
 import os
 import tempfile
 
@@ -30,3 +31,11 @@ def x64():
     """Double precision within one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept():
+    """What jax keeps of traces is no garbage; to look through it again and again takes a tenth of the time."""
+    yield
+    gc.collect()
+    gc.freeze()
