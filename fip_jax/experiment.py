@@ -23,6 +23,7 @@ from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.implant import implant
+from fip_jax.interop.state_dict import listing
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
@@ -208,9 +209,11 @@ def _begun_summary(
 
 
 def _network(victim: Suspect) -> dict[str, Any]:
-    """What is purified: its description, and the SHA-256 of the file that it came in."""
+    """What is purified: its description, the SHA-256 of the file that it came in, and where that has copies of it."""
     kept = ("model", "num_classes", "image_size", "mean", "std")
-    file = {"sha256": victim.foreign.digest} if victim.foreign else {}
+    file = {}
+    if victim.foreign is not None:
+        file = {"sha256": victim.foreign.digest, "copies": listing(victim.foreign.copies)}
     return {key: victim.description[key] for key in kept} | file
 
 

@@ -19,13 +19,15 @@ from fip_jax.errors import UserError
 from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
-from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, recognise
+from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing, recognise
 from fip_jax.models import aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
 from fip_jax.progress import console
 from fip_jax.workdir import Workdir
+
+_MAX_DIGITS = 5  # of a number in the metadata of a file
 
 
 class Suspect(NamedTuple):
@@ -84,7 +86,7 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
         shapes = {name: array.shape for name, array in arrays.items()}
         name, options = recognise(shapes, config.dataset.image_size)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}{foreign.nearly_plain(source.arrays)}") from error
     num_classes, heads_note = options.pop("num_classes"), ""
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
@@ -94,7 +96,7 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     description = describe(config, num_classes) | known
     if source.copies:
         console.print(
-            f"{path}: {', '.join(source.copies)} hold tensors of the same names, and stay as they are",
+            f"{path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
             markup=False,
         )
     suspect = build(description, config.seed)
@@ -113,8 +115,8 @@ def _heads(config: ConfigDict, source: Foreign, published: int) -> tuple[int, st
     told = source.source.get("heads", "") if isinstance(source.source, dict) else ""
     if config.model.vit_small.heads:
         return config.model.vit_small.heads, ""
-    if told.isdecimal() and 0 < int(told[:6]) <= HIGHEST_OTHER:
-        return int(told), ""
+    if told.isascii() and told.isdecimal() and len(told) <= _MAX_DIGITS and 0 < int(told) <= HIGHEST_OTHER:
+        return int(told), " (heads as the file says)"
     return published, " (heads assumed; model.vit_small.heads sets them)"
 
 

@@ -97,6 +97,9 @@ PROGRAMS = CALLS | {
         + b"h\x01h\x00h\x02\x86R" * 2_000
         + b"e\x87\x86"
     ),
+    "a long key for many dictionaries": program(
+        text("x" * 10_000_000) + b"q\x00](" + b"}h\x00Ns" * 1_000 + b"e\x86"
+    ),
     "depth of 200,000": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
     "itself": b"\x80\x02}q\x00" + text("net") + b"h\x00s.",
     "a list of itself": b"\x80\x02]q\x00h\x00a.",
@@ -222,6 +225,10 @@ FILES = {
         program(mapping(a=tensor(kind="DoubleStorage"))), [("0", np.full(6, 1e300).tobytes())]
     ),
     "infinite": zipped(GOOD, [("0", np.full(6, np.inf, "<f4").tobytes())]),
+    "a name beyond text": zipped(program(b"}" + b"X\x03\x00\x00\x00\xed\xa0\x80" + tensor() + b"s")),
+    "a name that clears the screen": zipped(program(mapping(**{"a\x1b[2J": tensor()}))),
+    "a name of a million layers": zipped(program(mapping(**{"a." * 1_000_000: tensor()}))),
+    "msgpack": b"\x81\xa6params\x81\xa1a\x01",
     "web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
     "JSON": b'{"message": "Not Found"}',
     "empty": b"",
@@ -312,6 +319,9 @@ AMBIGUOUS = {
     "name is not ASCII": renamed(
         zipped(GOOD, extra=[("archive/data/1x", b"")]), b"archive/data/1x", b"archive/data/1\x00"
     ),
+    "capitals are small letters": zipped(GOOD, extra=[("archive/BYTEORDER", b"big")]),
+    "capitals are small letters (folder)": zipped(GOOD, extra=[("ARCHIVE/byteorder", b"big")]),
+    "capitals are small letters (numbers)": zipped(GOOD, extra=[("archive/Data/1", b"")]),
     "where the end says 1": altered(zipped(GOOD), b"PK\x05\x06", 8, struct.pack("<HH", 1, 1)),
     "more than a network has": altered(zipped(GOOD), b"PK\x05\x06", 12, struct.pack("<I", 20_000_000)),
     "a storage of two types": zipped(program(mapping(a=tensor(), b=tensor(kind="IntStorage")))),

@@ -155,10 +155,11 @@ def test_a_width_of_0_is_the_networks_own(name):
 @pytest.mark.parametrize(
     "told, asked, heads, note",
     [
-        ({}, 0, 1, True),
-        ({"heads": "3"}, 0, 3, False),
-        ({"heads": "3"}, 2, 2, False),
-        ({"heads": "x"}, 4, 4, False),
+        ({}, 0, 1, "assumed; model.vit_small.heads sets them"),
+        ({"heads": "3"}, 0, 3, "as the file says"),
+        ({"heads": "3"}, 2, 2, ""),
+        ({"heads": "x"}, 4, 4, ""),
+        ({"heads": "00000" + "2" * 5000}, 0, 1, "assumed; model.vit_small.heads sets them"),
     ],
 )
 def test_the_heads_of_a_file_are_told_or_asked_for_or_said_to_be_assumed(
@@ -174,7 +175,7 @@ def test_the_heads_of_a_file_are_told_or_asked_for_or_said_to_be_assumed(
     assert suspect.load(config).description["model"]["heads"] == heads
     words = " ".join(capsys.readouterr().out.split())
     assert f"recognised as vit_small, width 12, patch_size 4, depth 1, heads {heads}, 3 classes" in words
-    assert ("heads assumed" in words) == note
+    assert words.endswith(f"3 classes (heads {note})" if note else "3 classes")
 
 
 def test_heads_that_do_not_fit_are_refused(tmp_path):

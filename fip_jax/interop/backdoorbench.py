@@ -58,7 +58,12 @@ def read(foreign: Foreign, image_size: int) -> AttackResult | None:
     if not isinstance(content, dict) or not {"model_name", "num_classes", "bd_test"} <= content.keys():
         return None
     name, num_classes = content["model_name"], content["num_classes"]
-    if type(name) is not str or type(num_classes) is not int or not 0 < num_classes <= _MAX_CLASSES:
+    if (
+        type(name) is not str
+        or not name.isprintable()
+        or type(num_classes) is not int
+        or not 0 < num_classes <= _MAX_CLASSES
+    ):
         raise UserError(f"{foreign.path}: model_name and num_classes are no name and number, expected both")
     triggered = _triggered(foreign.path, content["bd_test"], num_classes, image_size)
     return AttackResult(name, num_classes, triggered, _attack_name(foreign.path.parent / "info.pickle"))

@@ -1,7 +1,9 @@
 """Files of weights from elsewhere: which tensors are the network's, and the same file with other numbers in them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,8 @@ import safetensors.numpy
 
 from fip_jax.errors import UserError
 from fip_jax.interop import torch_file
-from fip_jax.interop.pickled_values import TensorRef
+from fip_jax.interop.pickled_values import Opaque, TensorRef
+from fip_jax.interop.state_dict import COUNTERS
 from fip_jax.interop.torch_file import TorchFile
 
 # Where programs put a state dict inside of what they save; the first of these that is there counts.
@@ -19,6 +22,10 @@ _PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier
 _MAX_WRAPPERS = 4
 # Tied weights share their numbers; thousands of names for the same ones would take hours to check.
 _MAX_SHARING = 8
+_MAX_NAME = 300
+# First bytes of a dictionary with an entry or more; a pickle begins with 0x80.
+_MSGPACK = (*range(0x81, 0x90), 0xDE, 0xDF)
+_NEARLY_ALL = 0.8
 
 
 class Foreign(NamedTuple):
@@ -31,7 +38,8 @@ class Foreign(NamedTuple):
       arrays: the tensors by their names in the file, in its order; read-only.
       source: for files of PyTorch the whole file, for safetensors their metadata.
       place: for files of PyTorch the tensors of `arrays` in it.
-      copies: keys under which a file of PyTorch holds other tensors of the same names.
+      copies: where a file of PyTorch holds tensors of the same shapes as the network's kernels once more, such as
+        averages of them.
     """
 
     path: Path
@@ -96,8 +104,15 @@ def read(path: Path) -> Foreign:
     is_safetensors = head[8:9] == b"{"
     if not is_safetensors and head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
+    if head[0] in _MSGPACK and not is_safetensors:
+        raise UserError(f"{path}: found msgpack, perhaps of Flax, expected a file of PyTorch or safetensors")
     source, place, arrays = (_read_safetensors if is_safetensors else _read_torch)(path)
     for key, array in arrays.items():
+        if not key.isprintable() or len(key) > _MAX_NAME:
+            name = repr(key[:80])[1:-1]
+            raise UserError(
+                f"{path}: found a tensor named {name}, expected up to {_MAX_NAME} characters that can be printed"
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             finite = array.dtype.kind not in "fV" or np.isfinite(array.astype(np.float32)).all()
         if not finite:
@@ -151,26 +166,30 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
 
 
 def _copies(content: dict, place: dict[str, TensorRef]) -> tuple[str, ...]:
-    """Where else in `content` there are the same names as in `place`, whatever stands before all of them."""
-    names = _plain_names(place)
-    found, seen, left = [], {id(content), id(place)}, [("", content)]
-    while left:
+    """Where else in `content` there are tensors of the shapes of the network's kernels, under whatever names."""
+    shapes = Counter(ref.shape for ref in place.values() if len(ref.shape) > 1 and math.prod(ref.shape) > 1)
+    found, seen, left = [], {id(content), id(place)}, list(_parts("", content))
+    while left and shapes:
         where, value = left.pop()
-        for key, part in value.items():
-            if isinstance(part, dict) and id(part) not in seen:
-                seen.add(id(part))
-                left.append((f"{where}.{key if type(key) is str else type(key).__name__}"[:40], part))
-        if where and value is not place and _has_all(value, names):
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        parts = list(_parts(where, value))
+        if shapes <= Counter(part.shape for _, part in parts if isinstance(part, TensorRef)):
             found.append(repr(where[1:]))
+        left.extend(part for part in parts if isinstance(part[1], dict | list | tuple | Opaque))
     return tuple(found)
 
 
-def _has_all(tensors: dict, names: Iterable[str]) -> bool:
-    """Whether all names are there, whatever stands before all of them."""
-    some = next(iter(names))
-    before = {key.removesuffix(some) for key in tensors if type(key) is str and key.endswith(some)}
-    # What stands before all is shorter than with the path of a layer behind it.
-    return any(all(first + name in tensors for name in names) for first in sorted(before, key=len)[:4])
+def _parts(where: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(its place in words, part) of everything in a container."""
+    if isinstance(value, Opaque):
+        yield from ((where, value.args), (where, value.state))
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield f"{where}.{key if type(key) is str else type(key).__name__}"[:40], part
+    elif isinstance(value, list | tuple) and not isinstance(value, TensorRef):
+        yield from ((f"{where}.{index}"[:40], part) for index, part in enumerate(value))
 
 
 def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
@@ -184,10 +203,23 @@ def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
 
 def _plain_names(arrays: Mapping[str, Any]) -> dict[str, str]:
     """Each name without the parts that all begin with, such as `module.` of DataParallel or `model.` of Lightning."""
-    names = {key: key for key in arrays}
-    for _ in range(_MAX_WRAPPERS):
+    names = {key: key for key in arrays if key not in COUNTERS}
+    for _ in range(_MAX_WRAPPERS if names else 0):
         first, dot, _ = next(iter(names)).partition(".")
         if not dot or not all(name.startswith(first + dot) for name in names):
             break
         names = {name.removeprefix(first + dot): key for name, key in names.items()}
-    return names
+    return names | {key: key for key in arrays if key in COUNTERS}
+
+
+def nearly_plain(names: Collection[str]) -> str:
+    """The end of a sentence about tensors that fit no network, where a few keep what the others begin with in place."""
+    begun = Counter(name.partition(".")[0] for name in names if "." in name)
+    first, count = begun.most_common(1)[0] if begun else ("", 0)
+    others = [name for name in names if name.partition(".")[0] != first]
+    if not others or count < _NEARLY_ALL * len(names):
+        return ""
+    return (
+        f"; {first[:40]!r} is left out where all names begin with it, but {len(others)} of them do not, such as "
+        f"{others[0][:80]!r}"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 _MAX_DIMENSIONS = 8
 # Of a tensor's lengths, their product and its strides, where they are not bounded by its numbers: it has none or one.
 _MAX_LENGTH = 1 << 40
+_MAX_KEY = 10_000
 
 # PyTorch's names of its storages; all little-endian.
 STORAGES = {
@@ -167,6 +168,9 @@ def set_item(target: Any, key: Any, value: Any) -> None:
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         raise PickleError(f"a dictionary key of type {type(key).__name__}")
     key = key if type(key) in (str, bytes) else str(key)
+    # A long one can be given to many dictionaries, each of which would be looked through.
+    if len(key) > _MAX_KEY:
+        raise PickleError(f"a dictionary key of {len(key)} characters")
     if type(target) is not dict:
         raise PickleError("items for something that is no dictionary")
     target[key] = value

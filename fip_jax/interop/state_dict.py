@@ -1,6 +1,6 @@
 """PyTorch's names and layouts for our parameters, by rule: the path of a layer here is its path there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,8 @@ _LEAVES: dict[str, tuple[str, dict[int, tuple[int, ...]]]] = {
     "mean": ("running_mean", {}),
     "var": ("running_var", {}),
 }
-_COUNTER = "num_batches_tracked"  # of BatchNorm, which Flax does not keep
+# Of batches by BatchNorm, and of averaged networks by `torch.optim.swa_utils`, which Flax does not keep.
+COUNTERS = ("num_batches_tracked", "n_averaged")
 _LISTED = 12
 # Of what a file of weights may ask for, so that nothing absurd is built.
 HIGHEST = {"depth": 64, "num_classes": 1 << 20}
@@ -66,7 +67,7 @@ def file_names(names: Iterable[str], renamed: Mapping[str, str]) -> dict[str, st
     for name in names:
         ours = ".".join(renamed.get(part, part) for part in name.split("."))
         if found.setdefault(ours, name) != name:
-            raise UserError(f"found {_listing([found[ours], name])}, expected one of the two")
+            raise UserError(f"found {listing([found[ours], name])}, expected one of the two")
     return found
 
 
@@ -98,7 +99,7 @@ def from_torch(
 
 def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
     """Raises UserError with every difference, counters of batches left out."""
-    found = {name: shape for name, shape in found.items() if not name.endswith(_COUNTER)}
+    found = {name: shape for name, shape in found.items() if not name.endswith(COUNTERS)}
     differences = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],
@@ -109,12 +110,13 @@ def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> N
         ],
     }
     if any(differences.values()):
-        lists = [f"{kind}: {_listing(names)}" for kind, names in differences.items() if names]
+        lists = [f"{kind}: {listing(names)}" for kind, names in differences.items() if names]
         raise UserError(f"the tensors do not fit the network; {'; '.join(lists)}")
 
 
-def _listing(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:_LISTED])
+def listing(names: Sequence[str]) -> str:
+    """The first of some names from a file, fit to be printed, and how many more there are."""
+    shown = ", ".join(repr(name[:100])[1:-1] for name in names[:_LISTED])
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
@@ -140,11 +142,14 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
                 type(n) is int and 0 <= n <= HIGHEST.get(key, HIGHEST_OTHER) for key, n in options.items()
             ):
                 continue
-            expected = _abstract_shapes(name, image_size, options)
         except (KeyError, IndexError, ValueError, ZeroDivisionError, UserError):
             continue  # the file lacks what this network's arguments are read from, or they cannot be
+        expected: dict[str, tuple[int, ...]] = {}
         try:
+            expected = _abstract_shapes(name, image_size, options)
             check_shapes(ours, expected)
+        except (ValueError, ZeroDivisionError):
+            continue
         except UserError as error:
             nearest = max(nearest, (len(ours.keys() & expected.keys()), f"{name}: {error}"))
         else:
@@ -152,7 +157,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> tuple[s
     known = f"expected one of {', '.join(sorted(MODELS))}"
     if nearest[0] < 0:
         raise UserError(
-            f"found {len(shapes)} tensors ({_listing(list(shapes))}) of an unknown network, {known}"
+            f"found {len(shapes)} tensors ({listing(list(shapes))}) of an unknown network, {known}"
         )
     raise UserError(
         f"found tensors of an unknown network, {known}; nearest is {nearest[1]} (for dataset.image_size = {image_size})"

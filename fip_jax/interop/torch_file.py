@@ -122,6 +122,10 @@ def _read_zip(data: bytes) -> TorchFile:
     prefix = programs[0].removesuffix("data.pkl") if programs else ""
     if len(programs) != 1 or f"{prefix}constants.pkl" in entries:
         raise PickleError("a zip file that is no state_dict (TorchScript, or not of PyTorch)")
+    if any(name != prefix + name.removeprefix(prefix).lower() for name in entries):
+        raise PickleError(
+            "a zip entry that PyTorch, to which capitals are small letters, may take for another"
+        )
     order = entries.get(f"{prefix}byteorder")
     if order is not None and data[order.start : order.start + order.length].strip() != b"little":
         raise PickleError("numbers that are not little-endian")

@@ -11,8 +11,8 @@ from fip_jax.progress import console
 # An ACC below is named, since the images may come to the network in another way than in its training.
 PLAUSIBLE = 0.5
 SUSPECT_SETTINGS = (
-    "If it should know more, look at dataset.mean, .std, .crop and .image_size, and at the order of the "
-    "classes."
+    "If it should know more, look at dataset.mean, .std, .crop and .image_size, at the order of the classes, and at "
+    "layers that a file does not name, such as a pooling."
 )
 
 

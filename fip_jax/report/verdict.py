@@ -179,6 +179,11 @@ def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
         sentences = [
             "ASR is of this trigger alone. A low ASR does not prove that nothing is left: no other trigger was tried."
         ]
+    if copies := summary.get("network", {}).get("copies"):
+        sentences.append(
+            f"The file holds tensors of the network's shapes elsewhere as well ({copies}). They were neither looked at "
+            "nor changed, and lie in the purified file as they are."
+        )
     if summary["victim"]["acc"] < PLAUSIBLE:
         sentences.append(
             f"The suspicious network got {per_cent(summary['victim']['acc'])} of the clean images right. "

@@ -9,7 +9,14 @@ import pytest
 from flax import nnx
 
 from fip_jax.errors import UserError
-from fip_jax.interop.state_dict import expected_shapes, file_names, from_torch, recognise, to_torch
+from fip_jax.interop.state_dict import (
+    check_shapes,
+    expected_shapes,
+    file_names,
+    from_torch,
+    recognise,
+    to_torch,
+)
 from fip_jax.models import MODELS, abstract_model, create_model
 from fip_jax.network import split_module
 
@@ -148,6 +155,21 @@ def test_every_difference_is_named():
         from_torch(arrays, *abstract(name, options), {})
     with pytest.raises(UserError, match=f"nearest is small_vgg: .*{expected}"):
         recognise({key: array.shape for key, array in arrays.items()}, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [("vgg19_bn torchvision", 64, "expected 32 or a multiple of 224"), ("vit_small", 30, "patches")],
+)
+def test_the_right_network_for_images_of_another_size(name, size, words):
+    shapes = {key: array.shape for key, array in random_arrays(*CASES[name]).items()}
+    with pytest.raises(UserError, match=f"nearest is .*{words}"):
+        recognise(shapes, size)
+
+
+def test_names_come_as_text():
+    with pytest.raises(UserError, match=r"unexpected: a\\x1b\[2J"):
+        check_shapes({"a\x1b[2J": ()}, {})
 
 
 def test_long_lists_are_cut():

@@ -181,18 +181,48 @@ def test_a_network_is_found_wherever_it_is_kept(tmp_path):
         saved(tmp_path / "x.pth", zipped(program(mapping(ema=weights, net=weights, x=mapping()))))
     )
     assert found.copies == ("'ema'",)
-    # With something before all names, below another key, and with more beside them.
-    names = ("layer.0.weight", "weight")
-    weights = mapping(**dict.fromkeys(names, tensor()))
-    averaged = mapping(
-        step=b"K\x05", **{f"module.{name}": tensor() for name in names}, **{"a.weight": tensor()}
-    )
-    lacking = mapping(**{"module.layer.0.weight": tensor(), "other.weight": tensor()})
-    content = mapping(model=weights, model_ema=averaged, best=mapping(net=averaged), x=lacking)
-    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(content))))
-    assert set(found.copies) == {"'model_ema'", "'best.net'"}
     with pytest.raises(UserError, match="found 'epoch', expected a state_dict"):
         foreign.read(saved(tmp_path / "x.pth", zipped(program(mapping(epoch=b"K\x05")))))
+
+
+def test_other_copies_of_the_weights_are_named(tmp_path):
+    """Averages come under other names, below other keys, in lists, with more beside them or without statistics."""
+    vector = tensor(shape=(3,), strides=(1,))
+    turned = tensor(shape=(3, 2), strides=(2, 1))
+    weights = mapping(**{"a.weight": tensor(), "b.weight": turned, "c.weight": turned, "bias": vector})
+    averaged = mapping(
+        step=b"K\x05", **{"module.a.weight": tensor(), "module.b.weight": turned, "module.c.weight": turned}
+    )
+    content = mapping(
+        model=weights,
+        model_ema=averaged,
+        best=mapping(net=averaged),
+        ema=mapping(shadow_params=b"](" + tensor() + turned + vector + turned + b"e"),
+        states=b"]" + weights + b"a",
+        optimizer=mapping(
+            state=mapping(**{"0": mapping(m=tensor()), "1": mapping(m=turned), "2": mapping(m=turned)})
+        ),
+        lacking=mapping(**{"a.weight": tensor(), "b.weight": turned, "bias": vector}),
+    )
+    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(content))))
+    assert set(found.copies) == {"'model_ema'", "'best.net'", "'ema.shadow_params'", "'states.0'"}
+
+
+def test_a_counter_of_averages_keeps_no_wrapper_in_place(tmp_path):
+    averaged = mapping(
+        n_averaged=tensor(shape=(), strides=()), **{"module.a.w": tensor(), "module.b.w": tensor()}
+    )
+    found = foreign.read(saved(tmp_path / "x.pth", zipped(program(averaged))))
+    assert found.keys == {"a.w": "module.a.w", "b.w": "module.b.w", "n_averaged": "n_averaged"}
+
+
+def test_what_keeps_a_wrapper_in_place_is_said():
+    names = [f"model.{i}.weight" for i in range(8)]
+    assert foreign.nearly_plain([*names, "normalize.mean", "x"]) == (
+        "; 'model' is left out where all names begin with it, but 2 of them do not, such as 'normalize.mean'"
+    )
+    for fitting in (names, ["a", "b"], [*names[:3], "x"]):
+        assert foreign.nearly_plain(fitting) == ""
 
 
 def test_what_is_written_is_read(tmp_path):
