@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,12 +124,26 @@ def load_description(path: Path, key: str = "victim.checkpoint") -> dict[str, An
     Raises:
       UserError: the folder does not exist or is not a model of ours.
     """
+    found = _load_whole_description(path, key)
+    found.pop("checksum", None)
+    return found
+
+
+def digest(path: Path, key: str = "victim.checkpoint") -> str:
+    """SHA-256 in hexadecimal digits of a folder's description and its checksum of the weights.
+
+    Raises:
+      UserError: as `load_description`.
+    """
+    told = json.dumps(_load_whole_description(path, key), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _load_whole_description(path: Path, key: str) -> dict[str, Any]:
     if not (path / "description").is_dir() or not ocp.is_orbax_checkpoint(path):
         raise UserError(f"{key}: found no model at {path}, expected a folder written by fip_jax")
     with _readable(path, "expected a folder written by fip_jax"):
-        found = dict(ocp.load_checkpointables(path, {"description": None})["description"])
-        found.pop("checksum")
-        return found
+        return dict(ocp.load_checkpointables(path, {"description": None})["description"])
 
 
 def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,7 +1,5 @@
 """The story of a run: data, a suspicious network, a look at it, its purification, another look, a report."""
 
-import functools
-import hashlib
 import os
 import platform
 from collections.abc import Callable
@@ -12,12 +10,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import over_time, purify, suspect
+from fip_jax import given, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
 from fip_jax.data.own_images import is_path
-from fip_jax.data.split import digest
 from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.description import describe
 from fip_jax.errors import UserError
@@ -56,7 +53,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     finished = workdir.summary()
     if finished is not None:
         console.print("this run was finished before")
-        _check_same_file(config, finished)
+        given.check_finished(config, finished.get("given", {}))
         if not (workdir.path / "report.html").exists():
             html.write(workdir.path, finished, command)
         watch(workdir.path)
@@ -107,6 +104,7 @@ def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> 
 def _story(
     config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
 ) -> dict[str, Any]:
+    was_given = given.check(config, material, workdir)
     predict = make_predict(fresh.network)
     sharpness = OverTime(config, fresh, material.test, workdir)
 
@@ -116,16 +114,15 @@ def _story(
     victim = fresh
     if not config.victim.checkpoint:
         victim, material = implant(config, fresh, material, workdir, measure)
-    _check_unchanged(config, fresh, material, workdir)
     if config.attack.export and material.triggered is not None:
-        given = for_export(material, config)
+        data = for_export(material, config)
         export_poisoned(
-            workdir.path / "poisoned", material.triggered, given.unpoisoned, given.training, given.poisoned
+            workdir.path / "poisoned", material.triggered, data.unpoisoned, data.training, data.poisoned
         )
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     text.print_rates(before, "suspicious network")
-    summary = _begun_summary(config, material, victim, before)
+    summary = _begun_summary(config, material, victim, before) | {"given": was_given}
     if config.mode == "inspect":
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
@@ -209,38 +206,10 @@ def _begun_summary(
 
 
 def _network(victim: Suspect) -> dict[str, Any]:
-    """What is purified: its description, the SHA-256 of the file that it came in, and where that has copies of it."""
+    """What is purified: its description, and where the file that it came in has copies of it."""
     kept = ("model", "num_classes", "image_size", "mean", "std")
-    file = {}
-    if victim.foreign is not None:
-        file = {"sha256": victim.foreign.digest, "copies": listing(victim.foreign.copies)}
+    file = {"copies": listing(victim.foreign.copies)} if victim.foreign else {}
     return {key: victim.description[key] for key in kept} | file
-
-
-def _check_unchanged(config: ConfigDict, victim: Suspect, material: Material, workdir: Workdir) -> None:
-    """Refuses to go on with another file, or with other images, than a run was begun with."""
-    found = {"dataset.name": (config.dataset.name, digest(material.clean, material.test))}
-    if victim.foreign is not None:
-        found["victim.checkpoint"] = (str(victim.foreign.path), victim.foreign.digest)
-    for key, (name, now) in found.items():
-        if workdir.once(f"{key}_sha256", functools.partial(str, now)) != now:
-            raise _changed(key, name)
-
-
-def _check_same_file(config: ConfigDict, finished: dict[str, Any]) -> None:
-    """Refuses to answer for another file than the one that was purified."""
-    path = Path(os.path.expanduser(config.victim.checkpoint))
-    before = finished.get("network", {}).get("sha256")
-    if before and path.is_file():
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != before:
-                raise _changed("victim.checkpoint", str(path))
-
-
-def _changed(key: str, name: str) -> UserError:
-    return UserError(
-        f"{key}: {name} has changed since this run was begun, expected the same content, or another --workdir"
-    )
 
 
 def _rates(

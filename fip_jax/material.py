@@ -13,7 +13,7 @@ from fip_jax.attacks.storage import load_state
 from fip_jax.config import default_config
 from fip_jax.data import source
 from fip_jax.data.held_out import hold_out, keep_back
-from fip_jax.data.split import DataSet, Split
+from fip_jax.data.split import DataSet, Split, digest
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 from fip_jax.progress import console
@@ -34,6 +34,7 @@ class Material(NamedTuple):
       attack_state: its state where that was loaded, else None.
       poisoned: indices of the training images with the trigger, or None where `training` is clean.
       unpoisoned: `training` as it was before that, where `attack.export` asks for it.
+      sha256: of all images and labels that are used, before any trigger is put on, in hexadecimal digits.
     """
 
     training: Split | None
@@ -46,6 +47,7 @@ class Material(NamedTuple):
     attack_state: PyTree = None
     poisoned: np.ndarray | None = None
     unpoisoned: Split | None = None
+    sha256: str = ""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -78,15 +80,17 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
             f"victim.checkpoint: found nothing, expected a network to purify, since {config.dataset.name} has no "
             "training images"
         )
+    used = (clean, test) if training is None or config.victim.checkpoint else (training, clean, test)
+    sha256 = digest(*used)
     options = config.attack.get(config.attack.name, ConfigDict())
     attack = create_attack(config.attack.name, test.images.shape[1:], options)
     if attack is None:
-        return Material(training, clean, test, None, names)
+        return Material(training, clean, test, None, names, sha256=sha256)
     goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack)
     shape = test.images.shape[1:]
     state = load_state(config.attack.state, config.attack, shape) if config.attack.state else None
-    material = Material(training, clean, test, None, names, attack, goal, state)
+    material = Material(training, clean, test, None, names, attack, goal, state, sha256=sha256)
     if not attack.learns_trigger or state is not None:
         material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
     to_fit = attack.fit is not None and state is None

@@ -9,16 +9,12 @@ import safetensors.numpy
 from PIL import Image
 from small_runs import command, finish, prepare_small_signs
 
-from fip_jax import experiment, suspect
+from fip_jax import suspect
 from fip_jax.config import default_config
-from fip_jax.data.split import Split
 from fip_jax.description import describe
-from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.interop import foreign, torch_file, torch_writer
 from fip_jax.interop.state_dict import to_torch
-from fip_jax.material import Material
-from fip_jax.workdir import Workdir
 
 NETWORKS = {
     "small_vgg": {"width": 2},
@@ -149,44 +145,6 @@ def test_a_run_from_a_file_to_a_file(data_dir, tmp_path):
     status, _, err = finish(arguments)
     assert status == 2
     assert "has changed since this run was begun" in err
-
-
-def test_a_finished_run_does_not_answer_for_another_file(tmp_path):
-    file = tmp_path / "suspicious.pth"
-    torch_writer.write(file, {"net": state_dict(), "acc": 97.5})
-    config = default_config()
-    config.victim.checkpoint = str(file)
-    finished = {"network": {"sha256": foreign.read(file).digest}}
-    experiment._check_same_file(config, finished)
-    experiment._check_same_file(config, {})  # of a version that did not write it down
-    file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(UserError, match=r"suspicious.pth has changed since this run was begun"):
-        experiment._check_same_file(config, finished)
-    file.unlink()
-    experiment._check_same_file(config, finished)  # the run's own files are all there
-
-
-def test_a_run_does_not_go_on_with_other_images(tmp_path):
-    config = default_config()
-    victim = suspect.build(describe(config, 3), 0)
-
-    def material(value):
-        images = np.full((2, 8, 8, 3), 7, np.uint8)
-        split = Split(images, np.array([0, 1], np.int32))
-        return Material(None, split, split._replace(images=images + np.uint8(value)), None, ("a", "b", "c"))
-
-    def begin(value):
-        workdir = Workdir(tmp_path / "run", config.to_dict())
-        workdir.begin()
-        try:
-            experiment._check_unchanged(config, victim, material(value), workdir)
-        finally:
-            workdir.close()
-
-    begin(0)
-    begin(0)
-    with pytest.raises(UserError, match=r"dataset.name: rendered_signs has changed since this run was begun"):
-        begin(1)
 
 
 def test_a_run_on_images_of_ones_own(tmp_path):

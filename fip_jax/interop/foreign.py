@@ -1,6 +1,5 @@
 """Files of weights from elsewhere: which tensors are the network's, and the same file with other numbers in them."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -33,7 +32,6 @@ class Foreign(NamedTuple):
 
     Attributes:
       path: the file.
-      digest: SHA-256 of it.
       keys: each tensor's name, without what wrappers put before it -> its name in the file.
       arrays: the tensors by their names in the file, in its order; read-only.
       source: for files of PyTorch the whole file, for safetensors their metadata.
@@ -43,7 +41,6 @@ class Foreign(NamedTuple):
     """
 
     path: Path
-    digest: str
     keys: dict[str, str]
     arrays: dict[str, np.ndarray]
     source: TorchFile | dict[str, str]
@@ -89,39 +86,40 @@ def read(path: Path) -> Foreign:
     if not path.is_file():
         raise UserError(f"victim.checkpoint: found no file {path}, expected one of PyTorch or safetensors")
     torch_file.check_size(path)
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            head = file.read(16)
-            file.seek(0)
-            while block := file.read(1 << 20):
-                digest.update(block)
+        source, place, arrays = _read(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, expected a file that can be read") from error
-    if not head:
-        raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
-    # A safetensors file begins with the length of its header, which begins with a brace.
-    is_safetensors = head[8:9] == b"{"
-    if not is_safetensors and head.lstrip()[:1] == b"<":
-        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
-    if head[0] in _MSGPACK and not is_safetensors:
-        raise UserError(f"{path}: found msgpack, perhaps of Flax, expected a file of PyTorch or safetensors")
-    source, place, arrays = (_read_safetensors if is_safetensors else _read_torch)(path)
     for key, array in arrays.items():
+        name = repr(key[:80])[1:-1]
         if not key.isprintable() or len(key) > _MAX_NAME:
-            name = repr(key[:80])[1:-1]
             raise UserError(
                 f"{path}: found a tensor named {name}, expected up to {_MAX_NAME} characters that can be printed"
             )
         with np.errstate(over="ignore", invalid="ignore"):
             finite = array.dtype.kind not in "fV" or np.isfinite(array.astype(np.float32)).all()
         if not finite:
-            name = repr(key[:80])[1:-1]
             raise UserError(
                 f"{path}: found {name} with numbers that are not finite in float32, expected weights"
             )
     copies = _copies(source.content, place) if isinstance(source, TorchFile) else ()
-    return Foreign(path, digest.hexdigest(), _plain_names(arrays), arrays, source, place, copies)
+    return Foreign(path, _plain_names(arrays), arrays, source, place, copies)
+
+
+def _read(path: Path) -> tuple[TorchFile | dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
+    """(source, place, arrays) of a `Foreign`, by what the file begins with."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
+    # A safetensors file begins with the length of its header, which begins with a brace.
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head.lstrip()[:1] == b"<":
+        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
+    if head[0] in _MSGPACK:
+        raise UserError(f"{path}: found msgpack, perhaps of Flax, expected a file of PyTorch or safetensors")
+    return _read_torch(path)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:

@@ -1,6 +1,5 @@
 """Which tensors of a file are the network's, and the same file with other numbers in them."""
 
-import hashlib
 import io
 import zipfile
 
@@ -27,10 +26,9 @@ def zipped_numbers(content):
     return zipped(program(content), [("0", NUMBERS.tobytes())])
 
 
-def test_a_file_is_named_by_its_bytes(tmp_path):
+def test_numbers_are_those_of_the_file(tmp_path):
     data = zipped_numbers(mapping(a=tensor()))
     found = saved(tmp_path / "x.pth", data)
-    assert found.digest == hashlib.sha256(data).hexdigest()
     assert found.path == tmp_path / "x.pth"
     np.testing.assert_array_equal(found.network()["a"], W)
 

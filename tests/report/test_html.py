@@ -178,7 +178,7 @@ def test_the_network_that_was_purified_is_named_and_questioned_where_it_knows_li
         "image_size": 32,
         "mean": [0.5, 0.5, 0.4],
         "std": [1.0, 1.0, 1.0],
-        "sha256": "0" * 64,
+        "copies": "'ema'",
     }
     words = page(network=network, before=(0.31, 0.97, 0.02)).words
     assert (
@@ -186,7 +186,10 @@ def test_the_network_that_was_purified_is_named_and_questioned_where_it_knows_li
         "[0.5, 0.5, 0.4] and standard deviation [1.0, 1.0, 1.0]." in words
     )
     assert "got 31.00 % of the clean images right. If it should know more, look at dataset.mean" in words
-    assert "If it should know more" not in page().words
+    assert "The file holds tensors of the network's shapes elsewhere as well ('ema')." in words
+    words = page(network=network | {"copies": ""}).words
+    assert "If it should know more" not in words
+    assert "elsewhere as well" not in words
 
 
 def test_what_did_not_converge_or_was_not_finite_is_said():
