@@ -88,7 +88,8 @@ def _victim(folder: Path) -> dict[str, str]:
 def check_same(workdir: Path, config: str, more: list[str]) -> None:
     """Refuses a folder whose runs were begun with another config or other flags: one table is of one setting."""
     path, asked = workdir / "sweep.json", {"config": config, "flags": sorted(more)}
-    if path.exists():
+    # A config that no run could be begun with is not held on to.
+    if path.exists() and any(workdir.glob("*/*/*/config.json")):
         for key, begun in read_json(path).items():
             if asked.get(key) != begun:
                 raise UserError(
@@ -202,9 +203,9 @@ def main() -> int:
             failed.append(run)
         else:
             write_tables(workdir)
-    console.print(
-        f"{len(write_tables(workdir))} runs finished: {workdir / 'sweep.csv'}, {workdir / 'sweep.md'}"
-    )
+    count = len(write_tables(workdir))
+    tables = f": {workdir / 'sweep.csv'}, {workdir / 'sweep.md'}" if count else ""
+    console.print(f"{count} runs finished{tables}", markup=False)
     for run in failed:
         console.print(f"failed: {run.defense} against {run.attack}, seed {run.seed}")
     return 1 if failed else 0

@@ -1,7 +1,8 @@
 """Purification from Python: `import fip_jax`."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,15 +23,13 @@ from fip_jax.per_example import PyTree
 from fip_jax.progress import Task
 from fip_jax.suspect import Suspect
 
-_Triple = tuple[float, float, float]
-
 
 def load(
     path: str | Path,
     *,
     image_size: int = 32,
-    mean: _Triple = (0.0, 0.0, 0.0),
-    std: _Triple = (1.0, 1.0, 1.0),
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Suspect:
     """A network from a file of PyTorch (state dict) or safetensors. Nothing in the file is run.
 
@@ -45,8 +44,8 @@ def load(
     """
     config = default_config()
     config.victim.checkpoint = str(path)
-    config.dataset.image_size = image_size
-    config.dataset.mean, config.dataset.std = mean, std
+    _set(config.dataset, "image_size", image_size)
+    config.dataset.mean, config.dataset.std = _per_channel("mean", mean, 3), _per_channel("std", std, 3)
     check_config(config)
     return suspect.load(config)
 
@@ -98,7 +97,9 @@ def purify_network(network, images, labels, *, mean=None, std=None, **options):
         state = _purify(network.network, network.params, network.model_state, images, labels, options)
         return as_exported(network._replace(params=state.params, model_state=state.model_state))
     channels = np.shape(images)[-1] if np.ndim(images) == 4 else 3
-    bridge, params, model_state = split_module(network, mean or (0.0,) * channels, std or (1.0,) * channels)
+    mean = _per_channel("mean", (0.0,) * channels if mean is None else mean, channels)
+    std = _per_channel("std", (1.0,) * channels if std is None else std, channels)
+    bridge, params, model_state = split_module(network, mean, std)
     state = _purify(bridge, params, model_state, images, labels, options)
     return nnx.merge(bridge.graphdef, state.params, state.model_state, bridge.rest)
 
@@ -176,8 +177,9 @@ def _shared(name: str, value: Any) -> bool:
 
 def _configured(options: dict[str, Any]) -> ConfigDict:
     config = default_config()
-    config.defense.name = options.pop("method", "fip")
-    config.parallel.mode = options.pop("parallel", "none")
+    for option, part, name in (("method", config.defense, "name"), ("parallel", config.parallel, "mode")):
+        if option in options:
+            _set(part, name, options.pop(option), option)
     check_config(config)
     known = {
         **dict.fromkeys(("seed",), config),
@@ -190,11 +192,31 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{name}: no option of {config.defense.name}, expected one of {', '.join(known)}")
-        try:
-            known[name][name] = value
-        except TypeError as error:
-            raise UserError(
-                f"{name}: found {value!r}, expected a {type(known[name][name]).__name__}"
-            ) from error
+        _set(known[name], name, value)
     check_config(config)
     return config
+
+
+def _set(part: ConfigDict, name: str, value: Any, option: str = "") -> None:
+    """Changes a setting; a NumPy number counts as a number."""
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        if value is None:  # which a ConfigDict takes for anything
+            raise TypeError
+        part[name] = value
+    except TypeError as error:
+        expected = type(part[name]).__name__
+        raise UserError(f"{option or name}: found {value!r}, expected a {expected}") from error
+
+
+def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Checked numbers to normalise images with."""
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = ()
+    lowest = 0.0 if name == "std" else -math.inf
+    if len(found) != channels or not all(lowest < value < math.inf for value in found):
+        above = " above 0" if name == "std" else ""
+        raise UserError(f"{name}: found {values!r}, expected {channels} finite numbers{above}, one a channel")
+    return found

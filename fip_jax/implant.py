@@ -1,5 +1,6 @@
 """The attacker's work: the trigger is made, the training set poisoned, and the victim trained."""
 
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -146,7 +147,8 @@ def _minimise(
         return loss_fn(params, batch["image"] * 255, batch["label"], key), model_state
 
     objective = Objective(mean_loss, lambda *_: jnp.zeros(()))
-    key = jax.random.fold_in(jax.random.key(config.seed), 11)
+    # Each phase draws batches of its own.
+    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
     state = purify.init_state(settings, params, {}, key, adam)
     around = phase.Phase(
         name, f"attack: {name}", num_steps, num_steps, lambda _: {}, config.report.checkpoint_seconds

@@ -16,6 +16,7 @@ from fip_jax.pages import ask_for_large_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -36,7 +37,7 @@ def _main(_: list[str]) -> None:
     except UserError as error:
         _refuse(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in _REFUSED:
             raise
         _refuse(
             f"{error.filename or _WORKDIR.value}: {os.strerror(error.errno)}, expected what can be read, and a "

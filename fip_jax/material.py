@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from fip_jax.attacks import create_attack
 from fip_jax.attacks.attack import Attack, Goal, TriggeredSet
 from fip_jax.attacks.check import attack_rate
-from fip_jax.attacks.poison import check_goal, poison, triggered_test_set
+from fip_jax.attacks.poison import check_goal, choose, poison, triggered_test_set
 from fip_jax.attacks.storage import load_state
 from fip_jax.config import default_config
 from fip_jax.data import source
@@ -94,6 +94,9 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     if not attack.learns_trigger or state is not None:
         material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
     to_fit = attack.fit is not None and state is None
+    if config.attack.export and attack.every_batch and training is not None and not config.victim.checkpoint:
+        # Refused now and not after the training, whose batches may have fewer.
+        choose(training.labels, attack.clean_label, goal, attack_rate(config, attack), config.seed)
     if training is None or config.victim.checkpoint or attack.every_batch or to_fit:
         return material
     return with_poison(material, config)

@@ -69,7 +69,7 @@ def schedule(settings: Settings) -> optax.Schedule:
     rate = optax.warmup_cosine_decay_schedule(
         0.0 if settings.warmup else settings.learning_rate,
         settings.learning_rate,
-        round(settings.warmup * settings.num_steps),
+        min(round(settings.warmup * settings.num_steps), settings.num_steps - 1),
         settings.num_steps,
     )
     # Optax compares the count with a float, which strict dtype promotion does not allow of an integer.

@@ -74,7 +74,7 @@ def factorise(
     return factored._replace(convolve=network.convolve), *trees
 
 
-_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm)
+_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
 
 
 def _factored(node: Any) -> Any:

@@ -166,6 +166,10 @@ def test_unknown_names_are_no_part_of_it():
         (IMAGES, LABELS - 1, {}, "labels: found -1 to 1, expected"),
         (IMAGES[:0], LABELS[:0], {}, "images: found none"),
         (IMAGES, LABELS, {"steps": "many"}, "steps: found 'many', expected a int"),
+        (IMAGES, LABELS, {"seed": None}, "seed: found None, expected a int"),
+        (IMAGES, LABELS, {"learning_rate": None}, "learning_rate: found None, expected a float"),
+        (IMAGES, LABELS, {"method": 3}, "method: found 3, expected a str"),
+        (IMAGES, LABELS, {"parallel": True}, "parallel: found True, expected a str"),
     ],
 )
 def test_what_cannot_be_used_is_refused(images, labels, options, message):
@@ -179,6 +183,39 @@ class Grey(nnx.Module):
 
     def __call__(self, x, rngs=None):
         return self.linear(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mean": (0.5, 0.5)}, r"mean: found \(0.5, 0.5\), expected 3 finite numbers, one a channel"),
+        ({"mean": 0.5}, "mean: found 0.5, expected 3"),
+        ({"std": (1.0, 0.0, 1.0)}, ".*expected 3 finite numbers above 0, one a channel"),
+        ({"std": np.full(3, np.nan)}, "std: found"),
+    ],
+)
+def test_what_images_cannot_be_normalised_with(options, message, tmp_path):
+    with pytest.raises(UserError, match=f"^{message}"):
+        fip_jax.purify_network(Grey(), IMAGES, LABELS, **options)
+    with pytest.raises(UserError, match=f"^{message}"):
+        fip_jax.load(tmp_path / "x.pth", **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = {
+        "mean": np.full(1, 0.5),
+        "std": np.ones(1),
+        "seed": np.int64(1),
+        "learning_rate": np.float32(0.25),
+    }
+    plain = {"mean": (0.5,), "std": (1.0,), "seed": 1, "learning_rate": 0.25}
+    kernels = [
+        fip_jax.purify_network(
+            Grey(), IMAGES[..., :1], LABELS, method="ft", steps=2, batch_size=8, crop_padding=0, **given
+        ).linear.kernel[...]
+        for given in (options, plain)
+    ]
+    np.testing.assert_array_equal(*kernels)
 
 
 def test_images_of_one_channel():

@@ -120,3 +120,14 @@ def test_training_images_before_they_were_poisoned(tmp_path):
     np.testing.assert_array_equal(changed, material.poisoned)
     assert (after.labels[changed] == 0).all()
     assert (before.labels[changed] != 0).all()
+
+
+def test_a_rate_that_no_set_for_other_programs_can_have_is_refused_before_the_training(tmp_path):
+    # BPPA poisons every batch anew, and fewer images of a batch that has too few; one set for all cannot.
+    path = own_images(tmp_path / "own.npz", "train", "test", classes=2)
+    changes = {"victim__checkpoint": "", "attack__name": "bppa", "attack__poison_rate": 0.9}
+    prepare(config_for(path, **changes))
+    with pytest.raises(
+        UserError, match=r"^attack.poison_rate: 0.9 of 18 training images is 16, expected 1 to 9"
+    ):
+        prepare(config_for(path, **changes, attack__export=True))

@@ -65,6 +65,11 @@ def test_schedule_by_hand(step, expected):
     np.testing.assert_allclose(rate(jnp.int32(step)), expected, atol=1e-7)
 
 
+def test_a_warmup_leaves_a_step():
+    rate = purify.schedule(settings(learning_rate=0.4, warmup=0.999, num_steps=10))
+    assert float(rate(jnp.int32(9))) == pytest.approx(0.4)
+
+
 def test_schedule_without_warmup_starts_at_the_peak():
     rate = purify.schedule(settings(learning_rate=0.4))
     np.testing.assert_allclose([rate(jnp.int32(k)) for k in (0, 5, 10)], [0.4, 0.2, 0.0], atol=1e-7)

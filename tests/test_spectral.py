@@ -200,13 +200,19 @@ def test_shared_and_grouped_layers():
             self.first = nnx.Linear(4, 4, rngs=nnx.Rngs(1))
             self.second = self.first
             self.gain = nnx.Param(jnp.ones(4))
+            self.norm = nnx.InstanceNorm(4, rngs=nnx.Rngs(2))
 
         def __call__(self, x, rngs=None):
-            return self.second(self.first(self.grouped(x) * self.gain[...].reshape(1, 1, 1, 4))).mean((1, 2))
+            return self.second(
+                self.first(self.norm(self.grouped(x)) * self.gain[...].reshape(1, 1, 1, 4))
+            ).mean((1, 2))
 
     network, params, model_state = split_module(Odd(), (0.0,) * 4, (1.0,) * 4)
     factorised, shifts, carried = spectral.factorise(network, params, model_state)
-    assert [leaf.shape for leaf in jax.tree.leaves(shifts)] == [(4,)]
+    assert {key: set(part) for key, part in shifts.items()} == {
+        "first": {"values"},
+        "norm": {"scale", "bias"},
+    }
     images = jax.random.uniform(jax.random.key(0), (2, 5, 5, 4))
     expected, _ = network(params, model_state, images)
     np.testing.assert_allclose(factorised(shifts, carried, images)[0], expected, rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ def started(monkeypatch):
             return subprocess.CompletedProcess(command, 2)
         folder = sweep.Path(told["workdir"])
         folder.mkdir(parents=True)
+        write_json(folder / "config.json", {})
         if "config.victim.checkpoint" not in told:
             (folder / "victim").mkdir()
             if told["config.attack.name"] == "wanet":
@@ -79,6 +80,14 @@ def test_a_sweep_is_of_one_setting(tmp_path, monkeypatch, started, capsys):
         words = " ".join(capsys.readouterr().out.split())
         assert f"flags of the sweep: found {[*flags]}, expected ['--config.model.width=8']" in words
     assert len(started) == before
+
+
+def test_a_sweep_that_begun_no_run_is_of_no_setting(tmp_path, monkeypatch, started, capsys):
+    assert (
+        start(monkeypatch, tmp_path, "--attacks", "blend", "--config.model.width=-1") == 1
+    )  # refused: see `started`
+    assert "0 runs finished\n" in capsys.readouterr().out
+    assert start(monkeypatch, tmp_path, "--attacks", "badnets") == 0
 
 
 def test_a_run_that_was_begun_is_told_the_same_again(tmp_path):

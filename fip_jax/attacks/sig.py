@@ -24,13 +24,19 @@ def sig(
       amplitude: of the stripes, in grey levels of 255.
       frequency: stripes across the width.
     """
-    if not 0 < amplitude <= 255 or not frequency > 0:
+    width = image_shape[1]
+    if not 0 < amplitude <= 255 or not 0 < frequency < width:
         raise UserError(
             f"attack.sig: found amplitude={amplitude}, frequency={frequency}, expected an amplitude above 0 and "
-            f"at most 255 and a frequency above 0"
+            f"at most 255 and a frequency above 0 and below the {width} pixels of a row"
         )
-    width = image_shape[1]
     stripes = amplitude * np.sin(2 * np.pi * np.arange(width) * frequency / width)
+    # Half as many stripes as columns have each column at a zero of the sine.
+    if np.abs(stripes).max() < 0.5:
+        raise UserError(
+            f"attack.sig: found amplitude={amplitude}, frequency={frequency}, expected stripes that change an image "
+            f"{width} pixels wide by a grey level or more"
+        )
 
     def trigger(_, images):
         return images + jnp.asarray(stripes, jnp.float32)[None, None, :, None]

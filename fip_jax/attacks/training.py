@@ -52,8 +52,9 @@ def with_poison(by_batch: ByBatch, lesson: Lesson, settings: Settings) -> Lesson
 
     def draw(key: jax.Array, step: jax.Array, data: PyTree) -> PyTree:
         batch = lesson.draw(key, step, data)
+        # Of a number that no part of the key has in `lesson.draw`.
         return _poisoned(
-            by_batch, by_batch.state, batch, jax.random.fold_in(jax.random.fold_in(key, 1), step)
+            by_batch, by_batch.state, batch, jax.random.fold_in(jax.random.fold_in(key, 4), step)
         )
 
     return lesson._replace(draw=draw)

@@ -139,12 +139,14 @@ def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
 
 def _keys(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, str]]:
     """The names of the images and of the labels of each split."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for split in SPLITS:
         for pair in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
             missing = [key for key in pair if key not in arrays]
             if len(missing) == 1:
                 raise UserError(f"{path}: found no {missing[0]}, expected both {pair[0]} and {pair[1]}")
+            if not missing and split in found:
+                raise UserError(f"{path}: found {found[split][0]} and {pair[0]}, expected one of the two")
             if not missing:
                 found[split] = pair
     if not found.keys() & {"clean", "train"}:

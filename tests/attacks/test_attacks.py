@@ -127,6 +127,10 @@ def test_triggers_of_any_shape(name, shape, tmp_path):
         ("sig", {"amplitude": 256.0}, "attack.sig"),
         ("sig", {"frequency": 0.0}, "attack.sig"),
         ("sig", {"frequency": float("nan")}, "attack.sig"),
+        ("sig", {"frequency": float("inf")}, "attack.sig"),
+        ("sig", {"frequency": SHAPE[1] / 2}, "attack.sig"),
+        ("sig", {"frequency": float(SHAPE[1])}, "attack.sig"),
+        ("sig", {"amplitude": 0.1}, "attack.sig"),
         ("nothing", {}, "attack.name"),
     ],
 )

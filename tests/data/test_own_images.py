@@ -252,6 +252,10 @@ def with_arrays(path, **arrays):
         ({"clean_images": np.zeros((2, 8, 8, 5), np.uint8)}, "[2, 8, 8, 5]"),
         ({"clean_images": np.zeros((2, 8), np.uint8)}, "[2, 8]"),
         ({"x_test": np.zeros((2, 8, 8), np.uint8)}, "found no y_test, expected both x_test and y_test"),
+        (
+            {"x_clean": np.zeros((2, 8, 8), np.uint8), "y_clean": np.arange(2)},
+            "found clean_images and x_clean, expected one of the two",
+        ),
         ({"clean_images": np.zeros((0, 8, 8, 3), np.uint8), "clean_labels": np.arange(0)}, "[0, 8, 8, 3]"),
         ({"class_names": np.array(["cat"])}, "class_names is <U3 [1], expected 2 strings"),
         ({"class_names": np.arange(2)}, "class_names is int64 [2]"),
