@@ -73,7 +73,7 @@ def _digest(path: Path, key: str) -> str:
 def _compare(before: dict[str, str], now: dict[str, str], config: ConfigDict) -> None:
     for key, value in before.items():
         if now.get(key) != value:
-            name = config.dataset.name if key == _DATA else _paths(config).get(key, "it")
+            name = config.dataset.name if key == _DATA else _paths(config)[key]
             raise UserError(
                 f"{key}: {name} has changed since this run was begun, expected the same content, or another --workdir"
             )

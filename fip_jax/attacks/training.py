@@ -52,7 +52,7 @@ def with_poison(by_batch: ByBatch, lesson: Lesson, settings: Settings) -> Lesson
 
     def draw(key: jax.Array, step: jax.Array, data: PyTree) -> PyTree:
         batch = lesson.draw(key, step, data)
-        # Of a number that no part of the key has in `lesson.draw`.
+        # 4, since `lesson.draw` has split the key in three, which folds 0 to 2 into it, and folded in 3.
         return _poisoned(
             by_batch, by_batch.state, batch, jax.random.fold_in(jax.random.fold_in(key, 4), step)
         )

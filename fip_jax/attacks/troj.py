@@ -25,11 +25,10 @@ def troj(
     """A square near the bottom right corner whose pixels drive the strongest neurons of a benign network.
 
     The neurons are the inputs of the last layer with the largest sums of absolute weights to the classes; in the paper
-    those with the largest sums of weights from the layer before. From random pixels, sign
-    gradient steps lower the mean of (100 - activation)^2 over training images with the square on them. Troj-one is
-    `attack.mode` all_to_one, Troj-all all_to_all. With neurons = 0 it is the fixed-square variant: the random pixels as
-    they are. The rate is of all training images. The victim learns from fresh weights; in the paper the benign network
-    is trained on.
+    those with the largest sums of weights from the layer before. From random pixels, sign gradient steps lower the mean
+    of (100 - activation)^2 over training images with the square on them. Troj-one is `attack.mode` all_to_one, Troj-all
+    all_to_all. With neurons = 0 it is the fixed-square variant: the random pixels as they are. The rate is of all
+    training images. The victim learns from fresh weights; in the paper the benign network is trained on.
 
     Source: Liu et al. (2018), "Trojaning attack on neural networks", NDSS, sections IV.A and IV.B.
 

@@ -145,10 +145,8 @@ def _keys(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, str
             missing = [key for key in pair if key not in arrays]
             if len(missing) == 1:
                 raise UserError(f"{path}: found no {missing[0]}, expected both {pair[0]} and {pair[1]}")
-            if not missing and split in found:
+            if not missing and found.setdefault(split, pair) != pair:
                 raise UserError(f"{path}: found {found[split][0]} and {pair[0]}, expected one of the two")
-            if not missing:
-                found[split] = pair
     if not found.keys() & {"clean", "train"}:
         raise UserError(
             f"{path}: found {', '.join(arrays)[:200] or 'nothing'}, expected clean_images and clean_labels, or "

@@ -182,7 +182,7 @@ def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
     if copies := summary.get("network", {}).get("copies"):
         sentences.append(
             f"The file holds tensors of the network's shapes elsewhere as well ({copies}). They were neither looked at "
-            "nor changed, and lie in the purified file as they are."
+            "nor changed, and a purified file of the same kind holds them as they are."
         )
     if summary["victim"]["acc"] < PLAUSIBLE:
         sentences.append(
