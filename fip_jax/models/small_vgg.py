@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from fip_jax.models.layers import conv, elu, flatten_channels_first, max_pool, norm
+from fip_jax.models.layers import conv, drop, elu, flatten_channels_first, max_pool, norm
 
 _DROPOUTS = (0.3, 0.4, 0.4)
 
@@ -38,7 +38,7 @@ class SmallVgg(nnx.Module):
             for first in (8 * stage, 8 * stage + 3):
                 x = elu(self.features[str(first + 1)](self.features[str(first)](x)))
             x = max_pool(x)
-            x = self.features[str(8 * stage + 7)](x, rngs=rngs)
+            x = drop(self.features[str(8 * stage + 7)], x, rngs)
         return self.classifier(flatten_channels_first(x))
 
     @staticmethod

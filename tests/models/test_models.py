@@ -10,7 +10,7 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS, abstract_model, create_model
-from fip_jax.models.layers import max_pool
+from fip_jax.models.layers import drop, max_pool
 from fip_jax.models.preact_resnet18 import PreActBlock
 from fip_jax.network import split_module
 
@@ -213,3 +213,10 @@ def test_unknown_options_are_named(option):
 def test_bad_widths_are_named(width):
     with pytest.raises(UserError, match=r"model\.width: found .* expected a whole number"):
         create_model("small_vgg", 10, 32, 0, width=width)
+
+
+def test_drop_draws_the_mask_of_nnx():
+    layer, x = nnx.Dropout(0.4), jnp.ones((8, 4, 4, 3))
+    dropped = drop(layer, x, nnx.Rngs(dropout=1))
+    np.testing.assert_array_equal(dropped, layer(x, rngs=nnx.Rngs(dropout=1)))
+    assert 0.5 < float((dropped > 0).mean()) < 0.7
