@@ -2,7 +2,7 @@
 
     python -m benchmarks.purification.figures curve benchmarks/purification/results/curve.csv --out=docs/study
 
-Writes PNG files: `curve` one for all networks, `ablation` one a setting, `retuning` one for all networks.
+Writes PNG files: `curve` one for all networks, `ablation` one with a panel a setting, `retuning` one for all networks.
 """
 
 import argparse
@@ -55,34 +55,33 @@ def curve(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def ablation(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
-    """Rates over each setting, thick the mean over the networks, thin each network."""
+    """Rates over the settings, a panel each: thick the mean over the networks, thin each network."""
     networks = list(grouped(rows, lambda row: row["model"]))
     by_setting = grouped(rows, lambda row: row["settings"])
+    complete = {}
     for key in ABLATED:
         name = f"defense.{key.replace('__', '.')}"
-        standard = _standard(name)
-        found: dict[Any, list[Row]] = {standard: by_setting.get("{}", [])}
+        found = {_standard(name): by_setting.get("{}", [])}
         for text, part in by_setting.items():
-            changed = json.loads(text)
-            if name in changed:
+            if name in (changed := json.loads(text)):
                 found[changed[name]] = part
-        values = sorted((v for v, part in found.items() if len(part) == len(networks)), key=float)
-        if len(values) < 2:
-            continue
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axis = figure.subplots()
+        whole = {value: part for value, part in found.items() if len(part) == len(networks)}
+        if len(whole) > 1:
+            complete[name] = dict(sorted(whole.items()))
+    figure, panels = _panels(len(complete), "setting (* default)")
+    for axis, (name, found) in zip(panels, complete.items(), strict=False):
         for rate, style in RATE_STYLES.items():
-            columns = [percent(found[value], f"{rate}_after") for value in values]
+            columns = [percent(part, f"{rate}_after") for part in found.values()]
             for line in zip(*columns, strict=True):
                 axis.plot(line, color=style["color"], lw=0.6, alpha=0.5)
             (mean,) = axis.plot(list(map(statistics.fmean, columns)), lw=2.5, label=rate.upper())
             mean.set(**style)
-        labels = [f"{value:g} *" if value == standard else f"{value:g}" for value in values]
-        axis.set_xticks(range(len(values)), labels)
-        axis.set(xlabel=f"{name} (* default)", ylabel="%", ylim=(-3, 103))
-        axis.legend(fontsize=8)
-        axis.grid(alpha=0.3)
-        yield f"ablation_{key.split('__')[-1]}", figure
+        labels = [f"{value:g} *" if value == _standard(name) else f"{value:g}" for value in found]
+        axis.set_xticks(range(len(found)), labels, fontsize=8)
+        axis.set_title(name.removeprefix("defense."), fontsize=9)
+        axis.set(ylim=(-3, 103))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    yield "ablation", figure
 
 
 def retuning(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
