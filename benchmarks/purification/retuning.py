@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.purification import models, rows, study
 from benchmarks.purification.tables import Run
-from fip_jax import compiled, purify, suspect
+from fip_jax import compiled, convolution, purify, suspect
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.defend import begin
 from fip_jax.evaluate import make_predict, rates
@@ -94,7 +94,8 @@ def curve(start: Start, places: models.Places) -> dict[str, Any]:
             row.update({f"{name}_{taken}": round(value, 5) for name, value in found._asdict().items()})
 
     note(0, network)
-    objective = make_objective(network.network, batch_statistics=True, dropout=False)
+    trained = network.network.with_convolution(convolution.for_batches())
+    objective = make_objective(trained, batch_statistics=True, dropout=False)
     draw = make_draw(BATCH_SIZE, config.dataset.crop_padding, config.dataset.flip)
     key = jax.random.fold_in(jax.random.key(start.seed), 40)
     state = purify.init_state(SETTINGS, network.params, network.model_state, key)
