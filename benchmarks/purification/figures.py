@@ -50,7 +50,7 @@ def curve(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
         axis.set(title=name, xscale="log", ylim=(-3, 103))
         axis.set_xticks(images, [str(count) for count in images], fontsize=8)
         axis.minorticks_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower right", fontsize=8)
+    _name_the_lines(figure, panels)
     yield "curve", figure
 
 
@@ -80,7 +80,7 @@ def ablation(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
         axis.set_xticks(range(len(found)), labels, fontsize=8)
         axis.set_title(name.removeprefix("defense."), fontsize=9)
         axis.set(ylim=(-3, 103))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    _name_the_lines(figure, panels)
     yield "ablation", figure
 
 
@@ -99,7 +99,7 @@ def retuning(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
                 low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
                 axis.fill_between(STEPS, low, high, color=colour, alpha=0.15)
         axis.set(title=name, ylim=(-3, 103))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=8)
+    _name_the_lines(figure, panels)
     yield "retuning", figure
 
 
@@ -122,6 +122,16 @@ def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
     figure.supxlabel(label, fontsize=9)
     figure.supylabel("%", fontsize=9)
     return figure, panels
+
+
+def _name_the_lines(figure: Figure, panels: list[Axes]) -> None:
+    """One legend for all panels, of which each may lack some."""
+    lines = {
+        label: handle
+        for axis in panels
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=6, fontsize=8)
 
 
 def main() -> None:
