@@ -46,7 +46,7 @@ def elu(x):
     return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
 
 
-def drop(dropout: nnx.Dropout, x, rngs: nnx.Rngs | None):
+def drop(dropout: nnx.Module, x, rngs: nnx.Rngs | None):
     """`dropout(x, rngs=rngs)` of `[N, ...]`, with the mask drawn in two dimensions.
 
     The mask is the same one; drawn in four, XLA's CPU backend compiles it for ten times as long.
