@@ -91,7 +91,7 @@ CURVED_ON = ("ibau/gtsrb_badnets", "ibau/gtsrb_trojan_sq", "ibau/cifar10_badnets
 
 
 def curve() -> Iterator[Run]:
-    """ACC and ASR over the number of clean images; FT-SAM, which is between the two, last."""
+    """ACC and ASR over the number of clean images; FT and FIP first, which a part of the table shall show."""
     for methods in (("ft", "fip"), ("ft_sam",)):
         for model in CURVED_ON:
             for clean in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0):
