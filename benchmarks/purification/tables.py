@@ -116,6 +116,17 @@ ABLATED: dict[str, tuple[Any, ...]] = {
 }
 ABLATED_ON = ("gtsrb/blend", "signs/badnets_11")
 
+# FT-SAM and FIP take two gradients a step, FT one; and the ablation's one change that helped both of its networks.
+VARIANTS = (("ft", settings(steps=400)), ("fip", settings(erase_rate=0.5)))
+
+
+def variants() -> Iterator[Run]:
+    """FT with as many gradients as the others, and FIP with half of the images erased, over all networks."""
+    for seed in range(3):
+        for model in MODELS:
+            for method, changed in VARIANTS:
+                yield Run(model, method, changed, seed=seed)
+
 
 def ablation() -> Iterator[Run]:
     """FIP with one setting changed at a time."""
@@ -131,4 +142,5 @@ TABLES: dict[str, Callable[[], Iterator[Run]]] = {
     "curve": curve,
     "main": main,
     "tune": tune,
+    "variants": variants,
 }
