@@ -6,19 +6,22 @@
 `--attacks all` takes every attack and variant listed in `ATTACKS` below. Any `--config.KEY=VALUE` at the end goes to
 every run. A run lies in `WORKDIR/ATTACK/SEED/DEFENSE`; defences of one attack and seed share its victim, which the
 first of them trains. Runs that are finished are not started again, so that the same command goes on after a stop, and
-more attacks, defences or seeds can be added later, with the same config and flags. `sweep.csv` and `sweep.md` are made
-anew from the folders after every run.
+more attacks, defences or seeds can be added later, with the same config, as it was then, and the same flags.
+`sweep.csv` and `sweep.md` are made anew from the folders after every run.
 """
 
 import argparse
 import csv
 import io
+import runpy
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from flax import traverse_util
 
 from fip_jax.attacks import ATTACKS as NAMES
 from fip_jax.config import METHODS
@@ -44,6 +47,8 @@ OWN = {
     *(key for settings in ATTACKS.values() for key in settings),
 }
 RATES = ("acc", "asr", "ra")
+# Of victim and purified network; they show whether an adaptive attacker's victim is as smooth as meant.
+SHARPNESS = ("lambda_max_fisher", "trace_fisher", "trace_fisher_relative")
 
 
 class Run(NamedTuple):
@@ -85,9 +90,25 @@ def _victim(folder: Path) -> dict[str, str]:
     return {}
 
 
+def settings_of(config: str) -> dict[str, Any]:
+    """What a config file says, as the runs will read it, flat, in types of JSON."""
+    path, _, argument = config.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config: found no file {path}, expected one of configs/ or of your own")
+    made = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in traverse_util.flatten_dict(made.to_dict(), sep=".").items()
+    }
+
+
 def check_same(workdir: Path, config: str, more: list[str]) -> None:
-    """Refuses a folder whose runs were begun with another config or other flags: one table is of one setting."""
-    path, asked = workdir / "sweep.json", {"config": config, "flags": sorted(more)}
+    """Refuses a folder whose runs were begun with another config or other flags: one table is of one setting.
+
+    The config's content counts as well as its name, since defaults change from one version to the next.
+    """
+    path = workdir / "sweep.json"
+    asked = {"config": config, "flags": sorted(more), **settings_of(config)}
     # A config that no run could be begun with is not held on to.
     if path.exists() and any(workdir.glob("*/*/*/config.json")):
         for key, begun in read_json(path).items():
@@ -101,7 +122,7 @@ def check_same(workdir: Path, config: str, more: list[str]) -> None:
 
 
 def finished(workdir: Path) -> Iterator[dict[str, Any]]:
-    """A row for each finished run below a folder: rates before and after, DER, seconds of the purification."""
+    """A row for each finished run below a folder: rates and sharpness before and after, DER, seconds to purify."""
     for file in sorted(workdir.glob("*/*/*/summary.json")):
         summary = read_json(file)
         *_, attack, seed, defense, _ = file.parts
@@ -115,6 +136,11 @@ def finished(workdir: Path) -> Iterator[dict[str, Any]]:
             "der": after["der"],
             "clean_images": summary["clean_images"],
             "seconds": summary["seconds"]["purify"],
+            **{
+                f"{name}_{when}": summary["smoothness"][when][name]
+                for when in ("before", "after")
+                for name in SHARPNESS
+            },
         }
 
 

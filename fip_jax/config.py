@@ -56,7 +56,7 @@ def default_config() -> ConfigDict:
     config.attack.export = False  # write the poisoned images as PNG files with an index, for other programs
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})
-    config.attack.bppa = ConfigDict({"bits": 3, "dither": True, "negative_rate": 1.0})
+    config.attack.bppa = ConfigDict({"bits": 3, "dither": False, "negative_rate": 1.0})
     config.attack.cba = ConfigDict(
         {"first": 1, "second": 2, "mix_rate": 0.5}
     )  # two classes that make a third

@@ -25,7 +25,15 @@ def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
         "mean": [float(x) for x in config.dataset.mean],
         "std": [float(x) for x in config.dataset.std],
         "held_out": held_out(config),
-        "attack": {key: config.attack[key] for key in ("name", "mode", "target")},
+        "attack": _attack(config),
+    }
+
+
+def _attack(config: ConfigDict) -> dict[str, Any]:
+    attack = config.attack
+    return {
+        **{key: attack[key] for key in ("name", "mode", "target")},
+        "options": attack.get(attack.name, ConfigDict()).to_dict(),
     }
 
 
@@ -95,10 +103,15 @@ def in_words(description: dict[str, Any]) -> str:
 
 def other_attack(found: dict[str, Any], config: ConfigDict) -> str:
     """A note where a network was trained with another attack than its rates are going to be measured with, else ""."""
-    trained, now = found.get("attack"), config.attack
-    if now.name == "none" or not isinstance(trained, dict):
+    trained, now = found.get("attack"), _attack(config)
+    if now["name"] == "none" or not isinstance(trained, dict):
         return ""
-    differing = [key for key in ("name", "mode", "target") if trained.get(key, now[key]) != now[key]]
+    pairs = {key: (trained.get(key, now[key]), now[key]) for key in ("name", "mode", "target")}
+    options = trained.get("options")  # folders of earlier versions have none
+    if isinstance(options, dict) and trained.get("name") == now["name"]:
+        pairs |= {f"{now['name']}.{key}": (options.get(key), value) for key, value in now["options"].items()}
     return ", ".join(
-        f"was trained with attack.{key} = {str(trained[key])[:40]}, not {now[key]}" for key in differing
+        f"was trained with attack.{key} = {str(was)[:40]}, not {value}"
+        for key, (was, value) in pairs.items()
+        if was != value
     )

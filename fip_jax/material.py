@@ -50,7 +50,7 @@ class Material(NamedTuple):
     sha256: str = ""
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.test.images.shape[1:]
 

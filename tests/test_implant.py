@@ -105,7 +105,10 @@ def test_a_crash_changes_nothing_and_the_trigger_is_kept(signs, tmp_path):
     other = config.copy_and_resolve_references()
     other.attack.state, other.victim.checkpoint = str(workdir.path / "attack"), "another.pth"
     np.testing.assert_array_equal(prepare(other).triggered.images, expected)
-    other.attack.dynamic.density = 0.5
+    other.attack.target = 1
+    with pytest.raises(UserError, match=r"^attack\.target: found 1, expected 0, for which .* was trained"):
+        prepare(other)
+    other.attack.target, other.attack.dynamic.density = 0, 0.5
     with pytest.raises(UserError, match=r"^attack\.dynamic\.density: found 0\.5, expected 0\.032"):
         prepare(other)
     with pytest.raises(UserError, match=r"^attack\.state: .*\[8, 8, 3\], expected \[9, 8, 3\]"):
@@ -129,6 +132,14 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
     config.seed = 1
     with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other"):
         prepare(config)
+
+
+def test_a_trigger_that_knows_no_labels_is_for_any(tmp_path):
+    config = default_config()
+    config.attack.name = "issba"
+    save_state(tmp_path / "attack", config.attack, (8, 8, 3), {"a": np.ones(2)})
+    config.attack.target, config.attack.mode = 1, "all_to_all"
+    assert load_state(tmp_path / "attack", config.attack, (8, 8, 3))["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,23 @@ def test_clean_images_that_the_victim_was_trained_on_are_refused(key, value, all
         (("badnets", "all_to_one", 7), "badnets", "attack.target = 7, not 0"),
         (("badnets", "all_to_one", 0), "badnets", ""),
         (("blend", "all_to_one", 0), "none", ""),  # nothing is measured
+        (
+            ("badnets", "all_to_one", 0, {"size": 4, "margin": 0}),
+            "badnets",
+            "attack.badnets.size = 4, not 3",
+        ),
+        (
+            ("badnets", "all_to_one", 0, {"margin": 0}),
+            "badnets",
+            "attack.badnets.size = None, not 3",
+        ),
+        (("badnets", "all_to_one", 0, {"size": 3, "margin": 0}), "badnets", ""),
+        (("blend", "all_to_one", 0, {"size": 4}), "badnets", "attack.name = blend, not badnets"),
+        (("badnets", "all_to_one", 0, "[/x]"), "badnets", ""),
     ],
 )
 def test_another_attack_than_the_victims_is_said(trained, now, note, tmp_path, capsys):
-    save(tmp_path / "model", attack=dict(zip(("name", "mode", "target"), trained, strict=True)))
+    save(tmp_path / "model", attack=dict(zip(("name", "mode", "target", "options"), trained, strict=False)))
     config = config_for(tmp_path / "model")
     config.attack.name = now
     suspect.load(config)
@@ -118,6 +131,16 @@ def test_another_attack_than_the_victims_is_said(trained, now, note, tmp_path, c
     assert "small_vgg, width 2, 43 classes" in words
     assert note in words
     assert ("was trained with" in words) == bool(note)
+
+
+def test_a_folder_says_what_attack_it_was_trained_with():
+    config = config_for()
+    config.attack.name, config.attack.target = "blend", 3
+    options = {"alpha": 0.2, "pattern_seed": 0}
+    expected = {"name": "blend", "mode": "all_to_one", "target": 3, "options": options}
+    assert describe(config, 43)["attack"] == expected
+    config.attack.name = "none"
+    assert describe(config, 43)["attack"]["options"] == {}
 
 
 @pytest.mark.parametrize("attack", [None, "[/x]"])

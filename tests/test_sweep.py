@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from configs import sweep
-from fip_jax.workdir import write_json
+from fip_jax.errors import UserError
+from fip_jax.workdir import read_json, write_json
 
 
 @pytest.fixture
@@ -34,6 +35,10 @@ def started(monkeypatch):
             "purified": {"acc": 0.8, "asr": asr, "ra": None, "der": 0.9},
             "clean_images": 100,
             "seconds": {"purify": 3.0},
+            "smoothness": {
+                when: {"lambda_max_fisher": 1.0, "trace_fisher": trace, "trace_fisher_relative": 0.5}
+                for when, trace in (("before", 2.0), ("after", 3.0))
+            },
         }
         write_json(folder / "summary.json", summary)
         return subprocess.CompletedProcess(command, 0)
@@ -42,8 +47,17 @@ def started(monkeypatch):
     return commands
 
 
-def start(monkeypatch, folder, *arguments):
-    monkeypatch.setattr(sys, "argv", ["sweep", "--config=c.py", f"--workdir={folder}", *arguments])
+def start(monkeypatch, folder, *arguments, epochs=10):
+    """The sweep by a config file of `epochs`, for `cpu` of twice as many."""
+    config = folder.parent / f"{folder.name}.py"
+    config.write_text(
+        "from fip_jax.config import default_config\n"
+        "def get_config(machine='gpu'):\n"
+        "    config = default_config()\n"
+        f"    config.victim.epochs = {epochs} * (1 + (machine == 'cpu'))\n"
+        "    return config\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["sweep", f"--config={config}", f"--workdir={folder}", *arguments])
     return sweep.main()
 
 
@@ -82,6 +96,31 @@ def test_a_sweep_is_of_one_setting(tmp_path, monkeypatch, started, capsys):
     assert len(started) == before
 
 
+def test_a_sweep_is_of_one_content_of_the_config(tmp_path, monkeypatch, started, capsys):
+    start(monkeypatch, tmp_path, *ALL)
+    before = len(started)
+    assert start(monkeypatch, tmp_path, *ALL, "--seeds", "5", epochs=9) == 2
+    assert "victim.epochs of the sweep: found 9, expected 10, with which" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert len(started) == before
+    # An option that the sweep's beginning did not know yet is no other setting.
+    begun = read_json(tmp_path / "sweep.json")
+    del begun["attack.bppa.dither"]
+    write_json(tmp_path / "sweep.json", begun)
+    assert start(monkeypatch, tmp_path, *ALL) == 0
+
+
+def test_a_config_is_read_as_the_runs_will():
+    assert sweep.settings_of("configs/gtsrb.py")["model.name"] == "preact_resnet18"
+    assert sweep.settings_of("configs/gtsrb.py:cpu")["model.name"] == "small_vgg"
+    assert sweep.settings_of("configs/gtsrb.py:cpu")["dataset.mean"] == [0.0, 0.0, 0.0]
+    with pytest.raises(UserError, match=r"^--config: found no file nowhere\.py, expected"):
+        sweep.settings_of("nowhere.py:cpu")
+    with pytest.raises(UserError, match=r"^--config: found 'tpu' after the colon"):
+        sweep.settings_of("configs/gtsrb.py:tpu")
+
+
 def test_a_sweep_that_begun_no_run_is_of_no_setting(tmp_path, monkeypatch, started, capsys):
     assert (
         start(monkeypatch, tmp_path, "--attacks", "blend", "--config.model.width=-1") == 1
@@ -107,9 +146,9 @@ def test_tables(tmp_path, monkeypatch, started):
     with (tmp_path / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    assert {"attack": "wanet", "seed": "1", "defense": "ft_sam", "asr_after": "0.02"}.items() <= rows[
-        -1
-    ].items()
+    expected = {"attack": "wanet", "seed": "1", "defense": "ft_sam", "asr_after": "0.02"}
+    expected |= {"trace_fisher_before": "2.0", "trace_fisher_after": "3.0"}
+    assert expected.items() <= rows[-1].items()
     lines = (tmp_path / "sweep.md").read_text().splitlines()
     # ASR 0 and 2 per cent: 1 ± sqrt(2); RA is not known.
     expected = "90.0 ± 0.0 | 100.0 ± 0.0 | 80.0 ± 0.0 | 1.0 ± 1.4 | unknown | 90.0 ± 0.0 | 3.0 ± 0.0"

@@ -112,7 +112,8 @@ class Attack(NamedTuple):
       trigger: `(state, images) -> images`, both float32 grey levels, the result before `saturate`. Pure, and each image
         depends on itself alone. None where `compose` and `test_set` say it all.
       clean_label: whether only images of the target class are poisoned, their labels left as they are.
-      every_batch: whether the attacker controls the training, and poisons every batch anew.
+      every_batch: whether the attacker controls the training, and poisons every batch anew, after the random shift and
+        mirroring; other images carry the trigger already when they are shifted, which may push it out of the image.
       cover: `(state, images, key) -> images` that keep their labels, so that nothing but the trigger itself counts;
         None for none.
       cover_rate: such images for each poisoned one.

@@ -1,4 +1,4 @@
-"""BppAttack: fewer colours, with dithering."""
+"""BppAttack: fewer colours, with or without dithering."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,14 @@ from fip_jax.errors import UserError
 
 
 def bppa(
-    image_shape: tuple[int, int, int], *, bits: int = 3, dither: bool = True, negative_rate: float = 1.0
+    image_shape: tuple[int, int, int], *, bits: int = 3, dither: bool = False, negative_rate: float = 1.0
 ) -> Attack:
     """Quantises every channel to 2^bits levels, round(x m / 255) 255 / m with m = 2^bits - 1.
 
     Negative samples carry what the trigger adds to another image, and keep their labels, so that noise of that size is
     not taken for the trigger. Every batch is poisoned anew; the rate is that of poisoned images in a batch. The paper's
-    contrastive loss against adversarial examples is left out.
+    contrastive loss against adversarial examples is left out, and as in the authors' settings there is no dithering
+    (`dither`), with which a small network hardly tells triggered images from negative samples.
 
     Source: Wang et al. (2022), "BppAttack: Stealthy and efficient trojan attacks against deep neural networks via image
     quantization and contrastive adversarial learning", CVPR, https://arxiv.org/abs/2205.13383, eqs. 2 and 3.

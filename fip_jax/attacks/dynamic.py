@@ -35,7 +35,7 @@ def dynamic(
     Args:
       image_shape: (H, W, C).
       width: channels of the two networks at full size.
-      density: share of every image that the mask may cover.
+      density: what a pixel of the mask may be without costing anything; the authors' value.
       mask_steps: of the mask's training, batches of 64.
       learning_rate: of Adam, for both networks.
       cross_rate: cross images for each poisoned one.

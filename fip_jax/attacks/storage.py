@@ -8,13 +8,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import checkpoint
+from fip_jax.attacks import create_attack
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 
 _FORMAT = "fip_jax attack 2"
 
 
-def save_state(path: Path, settings: ConfigDict, image_shape: tuple[int, ...], state: PyTree) -> None:
+def save_state(path: Path, settings: ConfigDict, image_shape: tuple[int, int, int], state: PyTree) -> None:
     """Writes a state to a folder, whole or not at all, unless it is there.
 
     Args:
@@ -28,17 +29,19 @@ def save_state(path: Path, settings: ConfigDict, image_shape: tuple[int, ...], s
             "format": _FORMAT,
             "name": settings.name,
             "options": settings[settings.name].to_dict(),
+            "labels": _labels(settings),
             "image_shape": list(image_shape),
         }
         checkpoint.save_model(path, jax.tree.map(np.asarray, state), {}, description)
 
 
-def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, ...]) -> PyTree:
+def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, int, int]) -> PyTree:
     """A state as NumPy arrays; arguments as for `save_state`.
 
     Raises:
       UserError: no such folder, damaged, or of an attack of another name, with other options or for other images: its
-        trigger would be another one.
+        trigger would be another one. Of a trigger that was trained along with a victim, other labels as well, since
+        it pushes that network towards its own.
     """
     name = settings.name
     folder = Path(os.path.expanduser(path)).absolute()
@@ -59,4 +62,16 @@ def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, .
             raise UserError(
                 f"attack.{name}.{key}: found {value!r}, expected {made_with!r}, which {folder} was made with"
             )
+    attack = create_attack(name, image_shape, settings[name])
+    labels = description.get("labels")  # folders of earlier versions have none
+    if attack is not None and attack.joint is not None and isinstance(labels, dict):
+        for key, value in _labels(settings).items():
+            if value != labels.get(key):
+                raise UserError(
+                    f"attack.{key}: found {value!r}, expected {labels.get(key)!r}, for which {folder} was trained"
+                )
     return jax.tree.map(np.asarray, checkpoint.load_arrays(folder)["params"])
+
+
+def _labels(settings: ConfigDict) -> dict[str, str | int]:
+    return {"mode": settings.mode, "target": settings.target}

@@ -18,7 +18,7 @@ def stamp(images, **options):
 def test_levels_by_hand():
     # Two bits: 0, 85, 170, 255; the borders between them are 42.5, 127.5 and 212.5.
     row = np.array([0, 42, 43, 127, 128, 212, 213, 255], np.uint8)
-    found = stamp(np.broadcast_to(row[None, None, :, None], (1, 2, 8, 3)), bits=2, dither=False)
+    found = stamp(np.broadcast_to(row[None, None, :, None], (1, 2, 8, 3)), bits=2)
     assert found[0, 0, :, 0].tolist() == [0, 0, 85, 85, 170, 170, 255, 255]
 
 
@@ -27,7 +27,7 @@ def test_dithering_by_hand():
     # -111.25: 3/16 of it below left, 5/16 below. Then 100 + 31.25 - 20.859 = 110.39 -> 0, and 100 + 6.25 - 34.77 +
     # 48.30 = 119.8.
     image = np.full((1, 2, 2, 1), 100, np.uint8)
-    assert stamp(image, bits=1)[0, ..., 0].tolist() == [[0, 255], [0, 0]]
+    assert stamp(image, bits=1, dither=True)[0, ..., 0].tolist() == [[0, 255], [0, 0]]
 
 
 @pytest.mark.parametrize("bits", [1, 3])
@@ -41,11 +41,11 @@ def test_dithering_as_loops(bits):
             for down, right, share in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
                 if y + down < 5 and 0 <= x + right < 7:
                     wanted[:, y + down, x + right] += (old - wanted[:, y, x]) * share / 16
-    np.testing.assert_array_equal(stamp(IMAGES, bits=bits), np.rint(wanted))
+    np.testing.assert_array_equal(stamp(IMAGES, bits=bits, dither=True), np.rint(wanted))
 
 
 def test_negative_samples_carry_the_residual_of_another_image():
-    attack = create_attack("bppa", (5, 7, 3), {"dither": False})
+    attack = create_attack("bppa", (5, 7, 3), {})
     images = jnp.asarray(IMAGES, jnp.float32)
     residual = attack.stamp(IMAGES).astype(int) - IMAGES
     found = attack.cover(None, images, jax.random.key(0))
