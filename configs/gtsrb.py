@@ -20,6 +20,8 @@ def get_config(machine: str = "gpu"):
     config.dataset.name = "gtsrb"
     config.attack.name = "badnets"
     config.attack.target = 8
+    # Priority road and yield, of which any half can be told; speed limits share their right halves.
+    config.attack.cba.update({"first": 12, "second": 13})
     config.victim.epochs = 10
     if machine == "gpu":
         config.model.name = "preact_resnet18"
