@@ -15,8 +15,8 @@ def bppa(
 
     Negative samples carry what the trigger adds to another image, and keep their labels, so that noise of that size is
     not taken for the trigger. Every batch is poisoned anew; the rate is that of poisoned images in a batch. The paper's
-    contrastive loss against adversarial examples is left out, and as in the authors' settings there is no dithering
-    (`dither`), with which a small network hardly tells triggered images from negative samples.
+    contrastive loss against adversarial examples is left out, and as by default in the authors' code there
+    is no dithering (`dither`).
 
     Source: Wang et al. (2022), "BppAttack: Stealthy and efficient trojan attacks against deep neural networks via image
     quantization and contrastive adversarial learning", CVPR, https://arxiv.org/abs/2205.13383, eqs. 2 and 3.
