@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from fip_jax import checkpoint, convolution, parallel, phase, purify
@@ -20,7 +21,7 @@ from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
 from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing, recognise
-from fip_jax.models import aliases, create_model
+from fip_jax.models import abstract_model, aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -57,10 +58,17 @@ class Suspect(NamedTuple):
 
 def build(description: dict[str, Any], seed: int) -> Suspect:
     """The network that a description names, with fresh weights."""
-    model = dict(description["model"])
-    module = create_model(
-        model.pop("name"), description["num_classes"], description["image_size"], seed, **model
-    )
+    return _built(description, create_model, seed=seed)
+
+
+def _outline(description: dict[str, Any]) -> Suspect:
+    """The same with shapes in the place of weights: to draw what a file replaces takes seconds."""
+    return _built(description, abstract_model)
+
+
+def _built(description: dict[str, Any], make: Callable[..., nnx.Module], **seed: int) -> Suspect:
+    options = {**description["model"], **seed}
+    module = make(options.pop("name"), description["num_classes"], description["image_size"], **options)
     parts = split_module(module, tuple(description["mean"]), tuple(description["std"]))
     return Suspect(*parts, description)
 
@@ -99,7 +107,7 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
             f"{path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
             markup=False,
         )
-    suspect = build(description, config.seed)
+    suspect = _outline(description)
     console.print(f"{path}: recognised as {in_words(description)}{heads_note}", markup=False)
     params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases(name))
     delivered = backdoorbench.read(source, config.dataset.image_size)
@@ -136,7 +144,7 @@ def _load_folder(config: ConfigDict, path: Path) -> Suspect:
             f"victim.checkpoint: {path} held out images with {trained}, expected the same source, seed and "
             f"max_per_track and no smaller a fraction than now ({now}), or it has been trained on the defender's images"
         )
-    suspect = build(description, config.seed)
+    suspect = _outline(description)
     console.print(f"{path}: {in_words(description)}", markup=False)
     if note := other_attack(description, config):
         console.print(f"{path} {note}", markup=False)

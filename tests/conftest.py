@@ -21,9 +21,18 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+from small_runs import prepare_small_signs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder with `rendered_signs` of 516 + 86 images, for runs and not to be written to."""
+    path = tmp_path_factory.mktemp("data")
+    prepare_small_signs(path)
+    return path
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from fip_jax.models import abstract_model
 from fip_jax.network import make_log_probs_fn, split_module
 from fip_jax.per_example import num_examples, of_one_example
 
@@ -117,6 +118,21 @@ def conv_net(num=5, dtype=np.float64, seed=0):
         "label": jnp.asarray(rng.integers(0, 3, num), jnp.int32),
     }
     return network, params, model_state, batch
+
+
+def drawn_model(name, num_classes, image_size, seed=0, **options):
+    """A network of `MODELS` whose weights NumPy draws, which compiles nothing; its BatchNorms do something."""
+    rng = np.random.default_rng(seed)
+    graphdef, state = nnx.split(abstract_model(name, num_classes, image_size, **options))
+
+    def draw(leaf):
+        scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        values = (
+            rng.standard_normal(leaf.shape) * scale if leaf.ndim > 1 else rng.uniform(0.5, 1.5, leaf.shape)
+        )
+        return jnp.asarray(values, leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(draw, state))
 
 
 def conv_net_log_prob(num=5, dtype=np.float64):

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from oracles import drawn_model
 from PIL import Image
-from small_runs import command, finish, prepare_small_signs
+from small_runs import command, finish
 
 from fip_jax import suspect
 from fip_jax.config import default_config
@@ -15,6 +16,7 @@ from fip_jax.description import describe
 from fip_jax.export import as_exported, export
 from fip_jax.interop import foreign, torch_file, torch_writer
 from fip_jax.interop.state_dict import to_torch
+from fip_jax.network import split_module
 
 NETWORKS = {
     "small_vgg": {"width": 2},
@@ -28,12 +30,9 @@ NETWORKS = {
 
 def state_dict(name="small_vgg", num_classes=43, seed=0, dtype=np.float32, prefix=""):
     """A PyTorch state dict of a network with fresh weights, with BatchNorm's counters."""
-    config = default_config()
-    config.model.name, config.model.width = name, NETWORKS[name]["width"]
-    if name == "vit_small":
-        config.model.vit_small.heads = 1
-    made = suspect.build(describe(config, num_classes), seed)
-    arrays = {prefix + key: a.astype(dtype) for key, a in to_torch(made.params, made.model_state).items()}
+    heads = {"heads": 1} if name == "vit_small" else {}
+    _, *trees = split_module(drawn_model(name, num_classes, 32, seed, **NETWORKS[name], **heads))
+    arrays = {prefix + key: a.astype(dtype) for key, a in to_torch(*trees).items()}
     norms = [key.removesuffix("running_mean") for key in arrays if key.endswith("running_mean")]
     return arrays | {f"{key}num_batches_tracked": np.array(5, np.int64) for key in norms}
 
@@ -114,13 +113,6 @@ def test_a_network_of_ours_goes_out_as_safetensors(tmp_path):
     assert safetensors.numpy.load_file(files[0])["classifier.weight"].shape == (3, 2048)
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data")
-    prepare_small_signs(path)
-    return path
-
-
 def test_a_run_from_a_file_to_a_file(data_dir, tmp_path):
     file = tmp_path / "suspicious.pth"
     torch_writer.write(file, {"net": state_dict(), "acc": 97.5})
@@ -160,6 +152,7 @@ def test_a_run_on_images_of_ones_own(tmp_path):
         dataset__name=tmp_path / "images",
         victim__checkpoint=tmp_path / "suspicious.pth",
         attack__name="none",
+        defense__name="ft",
         defense__steps=2,
     )
     arguments = [a.replace("quickstart.py", "checkpoint.py") for a in arguments]

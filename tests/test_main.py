@@ -3,14 +3,7 @@
 import json
 
 import pytest
-from small_runs import ROOT, TINY, command, finish, prepare_small_signs
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data")
-    prepare_small_signs(path)
-    return path
+from small_runs import ROOT, TINY, command, finish
 
 
 def refusal(arguments):

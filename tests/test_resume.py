@@ -4,8 +4,7 @@ import json
 import random
 import time
 
-import pytest
-from small_runs import TINY, command, finish, prepare_small_signs, start
+from small_runs import TINY, Program, command, finish
 
 TIMES = {"seconds"}
 
@@ -20,22 +19,14 @@ def kill_in(phase, arguments, workdir, delay):
     """Starts a run, waits until it has checkpointed a step of `phase` anew, and kills it `delay` later."""
     folder = workdir / "checkpoints" / phase
     before = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    process = start(arguments)
-    while process.poll() is None:
+    program = Program(arguments)
+    while program.running():
         if folder.exists() and {path.name for path in folder.iterdir() if path.name.isdigit()} - before:
             time.sleep(delay)
-            process.kill()
+            program.kill()
             break
         time.sleep(0.01)
-    process.communicate()
-    return process.returncode
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data")
-    prepare_small_signs(path)
-    return path
+    return program.end()[0]
 
 
 def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracles import TinyNet
-from small_runs import prepare_small_signs
 
 from benchmarks import sharpness
 from benchmarks.purification import models, rows
@@ -83,14 +82,13 @@ def test_the_table_by_hand(tmp_path):
     ]
 
 
-def test_a_killed_study_goes_on_to_its_picture(tmp_path, monkeypatch, capsys):
-    prepare_small_signs(tmp_path / "data")
+def test_a_killed_study_goes_on_to_its_picture(data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "small_vgg", TinyNet)
     configured = sharpness.configure
 
     def at_hand(*arguments):
         config = configured(*arguments)
-        config.dataset.data_dir, config.clean.fraction = str(tmp_path / "data"), 0.1
+        config.dataset.data_dir, config.clean.fraction = str(data_dir), 0.1
         return config
 
     monkeypatch.setattr(sharpness, "configure", at_hand)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from oracles import assert_trees_close, assert_trees_equal, conv_net, make_log_prob_fn
+from oracles import assert_trees_close, assert_trees_equal, conv_net, drawn_model, make_log_prob_fn
 
 from fip_jax import fisher, purify, spectral
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
-from fip_jax.models import MODELS, create_model
+from fip_jax.models import MODELS
 from fip_jax.network import make_objective, split_module
 from fip_jax.objective import Settings
 
@@ -54,7 +54,7 @@ def test_statistics_move_alike():
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_network_can_be_factorised_and_folded(name):
-    plain = split_module(create_model(name, 5, 32, 0, width=6))
+    plain = split_module(drawn_model(name, 5, 32, width=6))
     network, params, model_state = spectral.factorise(*plain)
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
     expected, _ = plain[0](*plain[1:], images)
@@ -97,7 +97,7 @@ def test_the_head_may_stay_whole(case):
     "name, head", [("small_vgg", "classifier"), ("preact_resnet18", "linear"), ("vit_small", "heads.head")]
 )
 def test_the_head_is_the_last_dense_layer_called(name, head):
-    network, *trees = split_module(create_model(name, 5, 32, 0, width=6))
+    network, *trees = split_module(drawn_model(name, 5, 32, width=6))
     assert network.head(*trees, (32, 32, 3)) == tuple(head.split("."))
 
 
@@ -143,7 +143,7 @@ def test_trace_of_the_shifts_by_finite_differences(case):
 
 def test_the_step_takes_no_gradient_of_a_kernel():
     """In the program of a whole step no convolution or product has the shape of a kernel, or a batch of kernels."""
-    network, params, carried = spectral.factorise(*split_module(create_model("small_vgg", 5, 32, 0, width=6)))
+    network, params, carried = spectral.factorise(*split_module(drawn_model("small_vgg", 5, 32, width=6)))
     chosen = Settings(0.1, 3, eta_f=1.0, num_probes=0, trace_batch_size=4)
     step = purify.make_step(
         make_objective(network, batch_statistics=True, dropout=False), chosen, lambda key, step, data: data
@@ -179,7 +179,7 @@ def _equations(jaxpr):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_default_trains_the_head_whole_and_decays_it_alone(whole):
-    network, *trees = split_module(create_model("small_vgg", 5, 8, 0, width=2))
+    network, *trees = split_module(drawn_model("small_vgg", 5, 8, width=2))
     config = default_config()
     config.defense.update({"name": "fast_fip", "steps": 1, "batch_size": 4})
     assert config.defense.fast_fip.whole_head

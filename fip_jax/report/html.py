@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,10 +104,11 @@ def pictures(folder: Path) -> list[Picture]:
 
 def interval(rate: float, count: int) -> tuple[float, float]:
     """95 % interval of a rate over `count` independent images (Wilson, 1927)."""
-    from scipy import stats  # a second to import, which a command that is refused need not wait for
-
-    found = stats.binomtest(round(rate * count), count).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    share, z = round(rate * count) / count, statistics.NormalDist().inv_cdf(0.975)
+    middle = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    low, high = ((middle + way * half) / (1 + z**2 / count) for way in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, str, list[Cell]]]:

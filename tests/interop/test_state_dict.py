@@ -17,7 +17,7 @@ from fip_jax.interop.state_dict import (
     recognise,
     to_torch,
 )
-from fip_jax.models import MODELS, abstract_model, create_model
+from fip_jax.models import MODELS, abstract_model
 from fip_jax.network import split_module
 
 CASES = {
@@ -58,7 +58,7 @@ def test_logits_are_those_of_pytorch(case, batch_statistics):
     name, options = CASES[case]
     theirs = torch_networks.build(name, NUM_CLASSES, **options)
     arrays = {key: value.numpy() for key, value in theirs.state_dict().items()}
-    network, params, model_state = split_module(create_model(name, NUM_CLASSES, 32, 0, **options))
+    network, params, model_state = split_module(abstract_model(name, NUM_CLASSES, 32, **options))
     params, model_state = from_torch(arrays, params, model_state, {})
     images = np.random.default_rng(1).random((8, 32, 32, 3), np.float32)
     theirs.train(batch_statistics)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from scipy import stats
 
 from fip_jax.config import default_config
 from fip_jax.report import html
@@ -265,6 +266,12 @@ def test_the_summary_of_an_older_version_is_enough():
     words = Page(html.render(given, config(), [], None)).words
     assert "on clean test images" in words
     assert "interval" not in words
+
+
+@pytest.mark.parametrize("right, count", [(0, 1), (0, 50), (1, 1), (7, 10), (1284, 1290), (12630, 12630)])
+def test_intervals_are_those_of_scipy(right, count):
+    expected = stats.binomtest(right, count).proportion_ci(method="wilson")
+    np.testing.assert_allclose(html.interval(right / count, count), expected, rtol=1e-9, atol=1e-15)
 
 
 def test_hostile_names_stay_text():

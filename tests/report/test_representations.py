@@ -10,13 +10,12 @@ import pytest
 from flax import nnx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from oracles import conv_net
+from oracles import conv_net, drawn_model
 
 from fip_jax.attacks.attack import TriggeredSet
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.material import Material
-from fip_jax.models import create_model
 from fip_jax.network import split_module
 from fip_jax.report import figures, html, representations
 from fip_jax.report.representations import (
@@ -74,7 +73,7 @@ def test_features_are_what_the_last_dense_layer_is_given():
 )
 def test_every_network_has_features(name, length):
     width = {"wrn_16_1": 16, "vit_small": 6}.get(name, 2)
-    network, *trees = split_module(create_model(name, 5, 32, 0, width=width))
+    network, *trees = split_module(drawn_model(name, 5, 32, width=width))
     images = jax.ShapeDtypeStruct((3, 32, 32, 3), np.float32)
     assert jax.eval_shape(network.features, *trees, images).shape == (3, length)
 
