@@ -7,13 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from oracles import drawn_model  # noqa: E402
-
 from benchmarks import pytorch_baseline as baseline  # noqa: E402
 from benchmarks.purification import official  # noqa: E402
 from benchmarks.pytorch_networks import factorise  # noqa: E402
 from fip_jax import purify, spectral  # noqa: E402
 from fip_jax.interop.state_dict import to_torch  # noqa: E402
+from fip_jax.models import create_model  # noqa: E402
 from fip_jax.network import make_objective, split_module  # noqa: E402
 from fip_jax.objective import Anchor, Settings, trace_of_fisher  # noqa: E402
 from fip_jax.smoothness import Smoothness  # noqa: E402
@@ -46,7 +45,7 @@ def settings(name, **changes):
 @pytest.fixture(scope="module", params=["small_vgg", "preact_resnet18"])
 def case(request):
     """(network, params, model_state, batch), and the same weights and batch in PyTorch."""
-    ours = split_module(drawn_model(request.param, CLASSES, SIZE, width=WIDTH))
+    ours = split_module(create_model(request.param, CLASSES, SIZE, 0, width=WIDTH))
     rng = np.random.default_rng(1)
     images, labels = rng.uniform(size=(NUM, SIZE, SIZE, 3)), rng.integers(0, CLASSES, NUM)
     batch = {"image": jnp.asarray(images, jnp.float32), "label": jnp.asarray(labels, jnp.int32)}
