@@ -55,7 +55,7 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
       UserError: unknown name or option, or an option that the network cannot have.
     """
     _constructor(name, num_classes, image_size, options)  # refuses, before True is looked up as a width of 1
-    graphdef, draw = _program(name, num_classes, image_size, tuple(sorted(options.items())))
+    graphdef, draw = _program(MODELS[name], num_classes, image_size, tuple(sorted(options.items())))
     return nnx.merge(graphdef, draw(jax.random.key(seed)))
 
 
@@ -83,11 +83,11 @@ def _constructor(
 
 @functools.cache
 def _program(
-    name: str, num_classes: int, image_size: int, options: tuple[tuple[str, int], ...]
+    network: Callable[..., nnx.Module], num_classes: int, image_size: int, options: tuple[tuple[str, int], ...]
 ) -> tuple[nnx.GraphDef, Callable[[jax.Array], nnx.State]]:
     """A network without its variables, and the compiled program that draws these from a key."""
-    graphdef = nnx.graphdef(abstract_model(name, num_classes, image_size, **dict(options)))
-    constructor = _constructor(name, num_classes, image_size, dict(options))
+    constructor = functools.partial(network, num_classes, image_size, **dict(options))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: constructor(rngs=nnx.Rngs(0))))
     # Without one, every draw of every shape would be a program of its own, and Flax compiles them with all effort.
     draw = jax.jit(
         lambda key: nnx.state(constructor(rngs=nnx.Rngs(key))), compiler_options=compiled.with_little_effort()
