@@ -83,7 +83,10 @@ def _constructor(
 
 @functools.cache
 def _program(
-    network: Callable[..., nnx.Module], num_classes: int, image_size: int, options: tuple[tuple[str, int], ...]
+    network: Callable[..., nnx.Module],
+    num_classes: int,
+    image_size: int,
+    options: tuple[tuple[str, int], ...],
 ) -> tuple[nnx.GraphDef, Callable[[jax.Array], nnx.State]]:
     """A network without its variables, and the compiled program that draws these from a key."""
     constructor = functools.partial(network, num_classes, image_size, **dict(options))

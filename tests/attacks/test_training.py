@@ -7,6 +7,7 @@ import pytest
 
 from fip_jax.attacks.attack import Attack, Goal, Joint
 from fip_jax.attacks.training import ByBatch, Lesson, with_poison
+from fip_jax.data.batches import make_draw
 from fip_jax.objective import Objective, Settings
 from fip_jax.purify import init_state, make_step
 
@@ -45,6 +46,35 @@ def test_batches_are_poisoned_anew():
         assert not set(stamped) & {3, 7}
         chosen.add(tuple(stamped))
     assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("joint", [None, Joint(0.1)])
+def test_the_trigger_is_put_on_after_the_random_shift(joint):
+    """A white corner stays where the attacker puts it, as on the test images; the images under it have moved."""
+    rng = np.random.default_rng(0)
+    data = {
+        "image": rng.integers(1, 200, (8, 6, 6, 1), dtype=np.uint8),
+        "label": np.arange(8, dtype=np.int32) % 4,
+    }
+    corner = Attack(
+        lambda state, images: images.at[:, 0, 0].set(255 * state["on"]), every_batch=True, joint=joint
+    )
+    by_batch = ByBatch(corner, Goal("all_to_one", 3, 4), 0.25, {"on": jnp.array(1.0)}, joint is not None)
+    seen = []
+    objective = Objective(
+        lambda p, s, batch, _: (batch["image"][..., 0].sum(), seen.append(batch["image"])), None
+    )
+    found = with_poison(by_batch, lesson()._replace(objective=objective, draw=make_draw(8, 3)), SETTINGS)
+    moved = 0
+    for step in range(4):
+        batch = found.draw(jax.random.key(0), jnp.asarray(step), jax.tree.map(jnp.asarray, data))
+        found.objective.loss_fn(found.params, {}, batch, jax.random.key(step))
+        white = np.argwhere(np.asarray(seen[-1]) == 1.0)
+        assert len(white) == 2
+        assert (white[:, 1:] == 0).all()
+        for image in np.asarray(seen[-1])[white[:, 0]]:
+            moved += not any((image[1:] == whole[1:] / np.float32(255)).all() for whole in data["image"])
+    assert moved
 
 
 def test_a_trigger_is_trained_along_until_it_is_told_to_stop():
