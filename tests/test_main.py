@@ -1,9 +1,12 @@
 """The command line: one clear sentence and exit status 2 for what the user can put right, and nothing left behind."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from small_runs import ROOT, TINY, command, finish
+from small_runs import REAL, ROOT, TINY, command, finish
 
 
 def refusal(arguments):
@@ -33,6 +36,19 @@ def test_wrong_settings_are_refused_and_leave_no_trace(changes, expected, data_d
     message = refusal(command(tmp_path / "run", data_dir, **changes))
     assert all(part in message for part in expected), message
     assert not (tmp_path / "run").exists()
+
+
+def test_the_module_starts_by_itself():
+    """Not forked like the other programs here: with nothing imported, and through the start for large pages."""
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    flags = [f"--config={ROOT / 'configs' / 'quickstart.py'}", "--config.no_such=1", "--workdir=w"]
+    done = subprocess.run(
+        [sys.executable, *REAL, *flags], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("fip_jax: ")
+    assert "no_such" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_missing_flags_and_files_are_named(data_dir, tmp_path):
