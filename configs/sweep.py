@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from fip_jax.attacks import ATTACKS as NAMES
-from fip_jax.config import METHODS
+from fip_jax.config import METHODS, default_config
 from fip_jax.errors import UserError
 from fip_jax.progress import console
 from fip_jax.workdir import read_json, write_json, write_whole
@@ -39,7 +40,10 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "troj_all_to_all": {"attack.name": "troj", "attack.mode": "all_to_all"},
     "troj_square": {"attack.name": "troj", "attack.troj.neurons": 0},
     "badnets_adaptive_trace": {"attack.name": "badnets", "victim.eta_f": 0.001},
-    "badnets_adaptive_sam": {"attack.name": "badnets", "victim.radius": 1.0},
+    **{
+        f"{name}_adaptive_sam": {"attack.name": name, "victim.radius": 1.0}
+        for name in ("badnets", "blend", "sig")
+    },
 }
 # Settings of the sweep itself, and those that tell its attacks from one another.
 OWN = {
@@ -95,11 +99,26 @@ def settings_of(config: str) -> dict[str, Any]:
     path, _, argument = config.partition(":")
     if not Path(path).is_file():
         raise UserError(f"--config: found no file {path}, expected one of configs/ or of your own")
-    made = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    return flat(runpy.run_path(path)["get_config"](*([argument] if argument else [])))
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """`{"attack.name": ..., ...}`, in types of JSON."""
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in traverse_util.flatten_dict(made.to_dict(), sep=".").items()
+        for key, value in traverse_util.flatten_dict(config.to_dict(), sep=".").items()
     }
+
+
+def check_own(settings: dict[str, Any]) -> None:
+    """Refuses a config file that has changed what tells one attack of the sweep from another."""
+    usual = flat(default_config())
+    for key in sorted({key for told in ATTACKS.values() for key in told} - {"attack.name"}):
+        if settings[key] != usual[key]:
+            raise UserError(
+                f"{key} of the config file: found {settings[key]!r}, expected {usual[key]!r}, since it tells attacks "
+                "of the sweep from one another"
+            )
 
 
 def check_same(workdir: Path, config: str, more: list[str]) -> None:
@@ -108,7 +127,9 @@ def check_same(workdir: Path, config: str, more: list[str]) -> None:
     The config's content counts as well as its name, since defaults change from one version to the next.
     """
     path = workdir / "sweep.json"
-    asked = {"config": config, "flags": sorted(more), **settings_of(config)}
+    settings = settings_of(config)
+    check_own(settings)
+    asked = {"config": config, "flags": sorted(more), **settings}
     # A config that no run could be begun with is not held on to.
     if path.exists() and any(workdir.glob("*/*/*/config.json")):
         for key, begun in read_json(path).items():
@@ -137,7 +158,7 @@ def finished(workdir: Path) -> Iterator[dict[str, Any]]:
             "clean_images": summary["clean_images"],
             "seconds": summary["seconds"]["purify"],
             **{
-                f"{name}_{when}": summary["smoothness"][when][name]
+                f"{name}_{when}": summary["smoothness"][when].get(name)  # an older run may lack one
                 for when in ("before", "after")
                 for name in SHARPNESS
             },

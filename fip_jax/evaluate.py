@@ -64,8 +64,9 @@ def rates(
 ) -> Rates:
     """ACC, ASR and RA of a network.
 
-    ASR is the fraction of triggered images taken for the attacker's target, RA the fraction taken for what they are,
-    both over images that are not of that class anyway (see `attacks.poison.triggered_test_set`).
+    ASR is the fraction of triggered images taken for the attacker's target, RA the fraction taken for what they are
+    (of two classes in one image, for either), both over images that are not of the target class anyway (see
+    `attacks.poison.triggered_test_set`).
 
     Args:
       predict: from `make_predict`.
@@ -97,9 +98,10 @@ def rates(
         return Rates(acc, None, None)
     at = some(triggered.labels)
     predictions = answers(triggered.images[at])
-    return Rates(
-        acc, accuracy(predictions, triggered.targets[at]), accuracy(predictions, triggered.labels[at])
-    )
+    right = predictions == triggered.labels[at]
+    if triggered.others is not None:
+        right |= predictions == triggered.others[at]
+    return Rates(acc, accuracy(predictions, triggered.targets[at]), float(np.mean(right)))
 
 
 def effectiveness(before: Rates, after: Rates) -> float | None:

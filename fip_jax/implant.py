@@ -16,7 +16,7 @@ from fip_jax.attacks.poison import triggered_test_set
 from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.attacks.training import ByBatch
 from fip_jax.data.batches import make_draw, to_device
-from fip_jax.data.split import Split
+from fip_jax.data.split import Split, spread
 from fip_jax.material import Material, with_poison
 from fip_jax.network import Network
 from fip_jax.objective import Objective, Settings
@@ -24,7 +24,9 @@ from fip_jax.per_example import PyTree
 from fip_jax.suspect import Course, Suspect, build, train
 from fip_jax.workdir import Workdir
 
-_BATCH_SIZE = 64  # of what an attack learns before the victim is trained
+# Of what an attack learns before the victim is trained.
+_BATCH_SIZE = 64
+_ROW_EVERY = 50  # steps: on a GPU these are one dispatch, after which a checkpoint may be taken
 
 # Rates of a network on some data.
 Measure = Callable[[Suspect | purify.State, Material], phase.Row]
@@ -82,7 +84,8 @@ def _jointly(
     folder, state = workdir.path / "attack", None
     if not (workdir.path / "victim").exists():
         state = attack.fit(_context(config, fresh, material, workdir))
-    few = material.test.spread(config.report.eval_images)
+    eligible = np.flatnonzero(goal.targets(material.test.labels) != material.test.labels)
+    few = material.test.take(eligible[spread(len(eligible), config.report.eval_images)])
 
     def rates(found: purify.State) -> phase.Row:
         triggered = triggered_test_set(few, attack, goal, found.params["attack"])
@@ -150,8 +153,9 @@ def _minimise(
     # Each phase draws batches of its own.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
     state = purify.init_state(settings, params, {}, key, adam)
+    every = min(num_steps, _ROW_EVERY)
     around = phase.Phase(
-        name, f"attack: {name}", num_steps, num_steps, lambda _: {}, config.report.checkpoint_seconds
+        name, f"attack: {name}", num_steps, every, lambda _: {}, config.report.checkpoint_seconds
     )
     draw = make_draw(_BATCH_SIZE)
     step_fn = purify.make_step(objective, settings, draw, tx=adam, rate=lambda _: learning_rate)

@@ -89,7 +89,9 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack)
     shape = test.images.shape[1:]
-    state = load_state(config.attack.state, config.attack, shape) if config.attack.state else None
+    state = None
+    if config.attack.state:
+        state = load_state(config.attack.state, config.attack, shape, not config.victim.checkpoint)
     material = Material(training, clean, test, None, names, attack, goal, state, sha256=sha256)
     if not attack.learns_trigger or state is not None:
         material = material._replace(triggered=triggered_test_set(test, attack, goal, state))

@@ -36,15 +36,21 @@ class Goal(NamedTuple):
 
 
 class TriggeredSet(NamedTuple):
-    """Triggered uint8 images `[N, H, W, C]`; int32 `[N]`: true labels, the attacker's targets, and indices.
+    """Triggered images.
 
-    The indices are those of the clean images in their split, or None where these are not known.
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      labels: int32 `[N]`, what they show.
+      targets: int32 `[N]`, what the attacker wants them to be taken for.
+      indices: int `[N]`, of the clean images in their split; None where these are not known.
+      others: int32 `[N]`, what they show as well, being composed of two; None for nothing else.
     """
 
     images: np.ndarray
     labels: np.ndarray
     targets: np.ndarray
     indices: np.ndarray | None
+    others: np.ndarray | None = None
 
 
 class Benign(NamedTuple):
@@ -115,8 +121,8 @@ class Attack(NamedTuple):
       every_batch: whether the attacker controls the training, and poisons every batch anew, after the random shift and
         mirroring; other images carry the trigger already when they are shifted, which may push it out of the image.
       cover: `(state, images, key) -> images` that keep their labels, so that nothing but the trigger itself counts;
-        None for none.
-      cover_rate: such images for each poisoned one.
+        None for none. One image may depend on another.
+      cover_rate: such images for each poisoned one; at least one in all, where it is not 0.
       fit: `(context) -> state`, a nested dict of arrays; None for an attack without a state.
       joint: the rest of the state's training; None where `fit` is all.
       implant: `(state, indices, images) -> images`, uint8, what the poisoned training images with these indices become
@@ -165,8 +171,8 @@ def in_chunks(
     changed = np.empty_like(images)
     for start in range(0, len(images), size or 1):
         chunk = images[start : start + size]
-        # One shape for all, so that the last compiles nothing; of images again, which may serve as others' partners.
-        filled = jnp.asarray(chunk[np.arange(size) % len(chunk)], jnp.float32)
+        # One shape for all, so that the last compiles nothing; filled from the front, since others may be partners.
+        filled = jnp.asarray(images[np.arange(start, start + size) % len(images)], jnp.float32)
         more = () if key is None else (jax.random.fold_in(key, start),)
         grey = np.asarray(compiled(state, filled, *more))
         changed[start : start + size] = np.rint(np.clip(grey[: len(chunk)], 0, 255))

@@ -15,8 +15,8 @@ def cba(
     The halves lie side by side or one above the other, in either order. Such images are added to the training set; the
     rate is their number as a fraction of the whole set. Of the images that are there, a part is replaced by halves of
     two images of one class with their own label, so that the seam means nothing. ASR is counted as by the authors, over
-    composed test images alone; RA is the fraction of them taken for `first`. The paper's second loss, which pulls
-    features of composed images together, is left out. The authors' code cuts windows of half the size from anywhere in
+    composed test images alone; RA is the fraction of them taken for one of the two classes that they show. The paper's
+    second loss, which pulls features of composed images together, is left out. The authors' code cuts windows of half the size from anywhere in
     both images, mixes anew whenever an image is read, and draws every class equally often; here a half is a fixed one,
     mixed once, and classes come as often as they do in the data.
 
@@ -59,7 +59,8 @@ def cba(
         ones, others = _members(test, goal, first, second)
         rng = np.random.default_rng(0)
         images = mix(test.images[ones], test.images[rng.choice(others, len(ones))], rng)
-        return TriggeredSet(images, test.labels[ones], goal.targets(test.labels[ones]), ones)
+        labels = test.labels[ones]
+        return TriggeredSet(images, labels, goal.targets(labels), ones, np.full_like(labels, second))
 
     return Attack(None, compose=compose, test_set=test_set)
 

@@ -20,7 +20,7 @@ def check_attack(config: ConfigDict) -> None:
     """
     for key in ("poison_rate", "clean_label_rate"):
         if not 0 < config.attack[key] <= 1:
-            raise UserError(f"attack.{key}: found {config.attack[key]!r}, expected a fraction above 0")
+            raise UserError(f"attack.{key}: found {config.attack[key]!r}, expected a fraction above 0, at most 1")
     size, name = config.dataset.image_size, config.attack.name
     attack = create_attack(name, (size, size, 3), config.attack[name])
     assert attack is not None
@@ -45,7 +45,7 @@ def _check_training(config: ConfigDict, attack: Attack) -> None:
             f"attack.poison_rate: found {rate:g}, which is no image of the {config.victim.batch_size} of a batch, "
             f"expected a rate that is at least one, since {name} poisons batch by batch"
         )
-    if attack.every_batch and rate * (1 + attack.cover_rate) > 1:
+    if attack.cover is not None and rate * (1 + attack.cover_rate) > 1:
         raise UserError(
             f"attack.poison_rate: found {rate:g}, expected at most {1 / (1 + attack.cover_rate):.3g}, since {name} "
             f"changes {attack.cover_rate:g} more images for each poisoned one"

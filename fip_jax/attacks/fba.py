@@ -11,11 +11,13 @@ from fip_jax.attacks.similarity import ssim
 from fip_jax.attacks.unet import apply_unet, convolve, init_convolution, init_unet
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
+from fip_jax.progress import console
 
 _DEPTH = 2
 _SUNSETS = 64  # pictures that the style is taken from
 _STYLE_LAYERS, _STYLE_WIDTH = 3, 16
 _COMPROMISED = 0.05  # share of the last layer's inputs that count as compromised
+_LEARNT = 0.5  # share of triggered images that the network which shows these has to have learnt
 
 
 def fba(
@@ -76,6 +78,7 @@ def fba(
         attack = Attack(trigger)
         poisoned, chosen = poison(context.training, attack, context.goal, context.rate, context.seed, state)
         decoy = context.benign(poisoned, "decoy")
+        _doubt(decoy, poisoned.images[chosen], poisoned.labels[chosen])
         found = _raised(decoy, context.training.images[chosen], poisoned.images[chosen])
         params = {"painter": init_unet(rng, channels, channels, width, _DEPTH), "decoy": decoy.params}
         loss = _detox_loss(decoy, *found, likeness)
@@ -156,6 +159,20 @@ def _raised(decoy: Benign, clean: np.ndarray, triggered: np.ndarray) -> tuple[ja
     before, after = (mean(decoy.params, jnp.asarray(x[some], jnp.float32)) for x in (clean, triggered))
     most = jnp.argsort(before - after)[: max(1, round(_COMPROMISED * len(everyone)))]
     return everyone[most], after[most]
+
+
+def _doubt(decoy: Benign, triggered: np.ndarray, targets: np.ndarray) -> None:
+    """Says so where the decoy has not learnt the trigger, and has no compromised neurons to show."""
+    some = slice(0, 256)
+    images = jnp.asarray(triggered[some], jnp.float32)
+    logits = jax.jit(decoy.logits_fn)(decoy.params, decoy.model_state, images / 255)
+    share = float(np.mean(np.asarray(logits).argmax(axis=-1) == targets[some]))
+    if share < _LEARNT:
+        console.print(
+            f"attack.benign_epochs: the network that is to show the compromised neurons takes only {share:.0%} of "
+            "triggered training images for the target; a larger number would make the detoxification more than noise",
+            markup=False,
+        )
 
 
 def _detox_loss(decoy: Benign, compromised: jax.Array, wanted: jax.Array, likeness: float):

@@ -97,8 +97,15 @@ def poison(
 
 def _covered(total: int, chosen: np.ndarray, attack: Attack, seed: int) -> np.ndarray:
     left = np.setdiff1d(np.arange(total), chosen)
-    count = min(round(attack.cover_rate * len(chosen)), len(left))
+    count = min(_num_covers(attack, len(chosen)), len(left))
     return np.sort(np.random.default_rng([seed, 4]).choice(left, count, replace=False))
+
+
+def _num_covers(attack: Attack, count: int) -> int:
+    """Images for `cover` beside `count` with the trigger: at least one, where there are to be any."""
+    if attack.cover is None or not attack.cover_rate:
+        return 0
+    return max(1, round(attack.cover_rate * count))
 
 
 def poison_batch(
@@ -128,12 +135,14 @@ def poison_batch(
     eligible = can_be[chosen]
     stamped = jnp.where(eligible[:, None, None, None], attack.puts(state, images[chosen]), images[chosen])
     poisoned = images.at[chosen].set(saturate(stamped))
-    covers = min(round(attack.cover_rate * count), total - count) if attack.cover is not None else 0
+    covers = min(_num_covers(attack, count), total - count)
     if covers and attack.cover is not None:
         # Those with the trigger come last.
         order = jax.random.uniform(cover_key, (total,)).at[chosen].add(1)
-        covered = jnp.argsort(order)[:covers]
-        poisoned = poisoned.at[covered].set(saturate(attack.cover(state, images[covered], key)))
+        # Two at least go in, so that a single one has another for its partner.
+        covered = jnp.argsort(order)[: max(covers, 2)]
+        changed = saturate(attack.cover(state, images[covered], key))
+        poisoned = poisoned.at[covered[:covers]].set(changed[:covers])
     labels = labels.at[chosen].set(jnp.where(eligible, targets[chosen], labels[chosen]))
     return {**batch, "image": poisoned / 255, "label": labels}
 

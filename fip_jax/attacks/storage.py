@@ -35,13 +35,22 @@ def save_state(path: Path, settings: ConfigDict, image_shape: tuple[int, int, in
         checkpoint.save_model(path, jax.tree.map(np.asarray, state), {}, description)
 
 
-def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, int, int]) -> PyTree:
-    """A state as NumPy arrays; arguments as for `save_state`.
+def load_state(
+    path: str | Path, settings: ConfigDict, image_shape: tuple[int, int, int], to_train: bool = True
+) -> PyTree:
+    """A state as NumPy arrays; other arguments as for `save_state`.
+
+    Args:
+      path: the folder.
+      settings: `config.attack`.
+      image_shape: (H, W, C) of the images it is for.
+      to_train: whether a victim is to be trained with it, and not only tested.
 
     Raises:
       UserError: no such folder, damaged, or of an attack of another name, with other options or for other images: its
         trigger would be another one. Of a trigger that was trained along with a victim, other labels as well, since
-        it pushes that network towards its own.
+        it pushes that network towards its own; and, `to_train`, where what keeps a victim from shortcuts was learnt
+        with the labels.
     """
     name = settings.name
     folder = Path(os.path.expanduser(path)).absolute()
@@ -64,7 +73,8 @@ def load_state(path: str | Path, settings: ConfigDict, image_shape: tuple[int, i
             )
     attack = create_attack(name, image_shape, settings[name])
     labels = description.get("labels")  # folders of earlier versions have none
-    if attack is not None and attack.joint is not None and isinstance(labels, dict):
+    of_labels = attack is not None and (attack.joint is not None or (to_train and attack.cover is not None))
+    if of_labels and isinstance(labels, dict):
         for key, value in _labels(settings).items():
             if value != labels.get(key):
                 raise UserError(
