@@ -30,6 +30,7 @@ from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
 
+_POISONED = "poisoned"  # the folder of `attack.export`
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -51,7 +52,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     watch = _watching(config)
     workdir = Workdir(workdir_path, config.to_dict(), watch)
     finished = workdir.summary()
-    if finished is not None:
+    if finished is not None and not _to_export(config, workdir):
         console.print("this run was finished before")
         given.check_finished(config, finished.get("given", {}))
         if not (workdir.path / "report.html").exists():
@@ -76,6 +77,10 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
+
+
+def _to_export(config: ConfigDict, workdir: Workdir) -> bool:
+    return config.attack.export and not (workdir.path / _POISONED).exists()
 
 
 def _watching(config: ConfigDict) -> Callable[[Path], None]:
@@ -114,11 +119,12 @@ def _story(
     victim = fresh
     if not config.victim.checkpoint:
         victim, material = implant(config, fresh, material, workdir, measure)
-    if config.attack.export and material.triggered is not None:
-        data = for_export(material, config)
-        export_poisoned(
-            workdir.path / "poisoned", material.triggered, data.unpoisoned, data.training, data.poisoned
-        )
+    if _to_export(config, workdir):
+        export_poisoned(workdir.path / _POISONED, for_export(material, config), victim)
+    finished = workdir.summary()
+    if finished is not None:  # begun again for the export alone
+        text.print_summary(finished, workdir.path)
+        return finished
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     text.print_rates(before, "suspicious network")

@@ -41,9 +41,7 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
     """
     foreign = suspect.foreign
     if foreign is None:
-        arrays = to_torch(suspect.params, suspect.model_state)
-        told = {key: str(value) for key, value in suspect.description["model"].items()}
-        return [_write(folder / "purified.safetensors", to_safetensors(arrays, told))]
+        return [_write(folder / "purified.safetensors", as_safetensors(suspect))]
     arrays = _in_file(suspect, foreign)
     written = []
     if suspect.backdoorbench is not None:
@@ -59,6 +57,12 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
         written.append(_write(folder / f"purified{_ending(foreign.path)}", foreign.rewritten(arrays)))
     metadata = foreign.source if isinstance(foreign.source, dict) else None
     return [*written, _write(folder / "purified.safetensors", to_safetensors(arrays, metadata))]
+
+
+def as_safetensors(suspect: Suspect) -> bytes:
+    """A safetensors file of a network that was made here: tensors by PyTorch's names, its kind in the header."""
+    told = {key: str(value) for key, value in suspect.description["model"].items()}
+    return to_safetensors(to_torch(suspect.params, suspect.model_state), told)
 
 
 def _ending(path: Path) -> str:

@@ -120,12 +120,19 @@ def with_poison(material: Material, config: ConfigDict) -> Material:
 
 
 def for_export(material: Material, config: ConfigDict) -> Material:
-    """The data as other programs are given them: poisoned once, where the victim was trained on batches that were."""
-    if material.attack is None or not material.attack.every_batch:
+    """The data as other programs are given them: poisoned once, where the victim was trained on batches that were.
+
+    Of a victim that comes from elsewhere, the training images as these settings poison them.
+    """
+    attack, training = material.attack, material.training
+    if training is None or material.poisoned is not None:
         return material
-    return (
-        material if config.victim.checkpoint or material.training is None else with_poison(material, config)
-    )
+    if attack is None:
+        return material._replace(unpoisoned=training, poisoned=np.zeros(0, np.int64))
+    if attack.fit is not None and material.attack_state is None:
+        console.print("attack.export: without attack.state nothing is known of the poisoned training images")
+        return material
+    return with_poison(material, config)
 
 
 def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> tuple[str, ...]:

@@ -43,8 +43,9 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-# Where things lie and how often they are saved does not change what a run computes.
+# Where things lie, how often they are saved and what is written besides does not change what a run computes.
 _FREE_KEYS = {
+    "attack.export",
     "dataset.data_dir",
     "dataset.manual_dir",
     "report.checkpoint_seconds",

@@ -48,6 +48,10 @@ def test_rates_by_hand():
     # The first and the last of each kind.
     assert rates(first_pixel, None, None, test, triggered, limit=2) == Rates(0.5, 0.5, 0.0)
     assert rates(first_pixel, None, None, test, None) == Rates(0.75, None, None)
+    # Where they show class 1 as well, the last is right, too; of the first and the last, one.
+    both = triggered._replace(others=np.ones(5, np.int32))
+    assert rates(first_pixel, None, None, test, both) == Rates(0.75, 0.4, 0.4)
+    assert rates(first_pixel, None, None, test, both, limit=2) == Rates(0.5, 0.5, 0.5)
 
 
 def test_effectiveness_needs_a_trigger():

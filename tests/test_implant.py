@@ -142,6 +142,18 @@ def test_a_trigger_that_knows_no_labels_is_for_any(tmp_path):
     assert load_state(tmp_path / "attack", config.attack, (8, 8, 3))["a"].tolist() == [1, 1]
 
 
+def test_what_keeps_a_victim_from_shortcuts_is_of_its_labels(tmp_path):
+    config = default_config()
+    config.attack.name = "fba"
+    save_state(tmp_path / "attack", config.attack, (8, 8, 3), {"a": np.ones(2)})
+    config.attack.target = 1
+    with pytest.raises(UserError, match=r"^attack\.target: found 1, expected 0, for which .* was trained"):
+        load_state(tmp_path / "attack", config.attack, (8, 8, 3))
+    # The trigger alone knows no labels.
+    found = load_state(tmp_path / "attack", config.attack, (8, 8, 3), to_train=False)
+    assert found["a"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     "name, changes",
     [

@@ -1,12 +1,20 @@
 """The command line: one clear sentence and exit status 2 for what the user can put right, and nothing left behind."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 from small_runs import REAL, ROOT, TINY, command, finish
+
+from fip_jax import checkpoint
+from fip_jax.data import source
 
 
 def refusal(arguments):
@@ -121,6 +129,37 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
     assert "finished before" in out
     assert str(report) in out
     assert "defense.name=ft" in report.read_text()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sharding info not provided"
+)  # of Orbax: the network's structure is not given
+def test_a_finished_run_writes_its_images_when_it_is_asked_to(data_dir, tmp_path):
+    arguments = command(tmp_path / "run", data_dir, TINY, defense__name="ft", victim__epochs=1)
+    assert finish(arguments)[0] == 0
+    summary = (tmp_path / "run/summary.json").read_bytes()
+    status, out, err = finish([*arguments, "--config.attack.export=True"])
+    assert status == 0, err
+    assert "DER" in out
+    assert (tmp_path / "run/summary.json").read_bytes() == summary
+    # The index is that of the data set: with it, another program finds every image again.
+    folder = tmp_path / "run/poisoned"
+    with (folder / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    data = source.load("rendered_signs", data_dir=str(data_dir))
+    sets = {"train": data.train, "test": data.test, "defender": data.train}
+    for row in rows:
+        whole, index = sets[row["set"]], int(row["index"])
+        assert int(row["label"]) == whole.labels[index]
+        same = np.array_equal(np.asarray(Image.open(folder / row["path"])), whole.images[index])
+        assert same == (row["kind"] == "clean")
+    ours = [{int(row["index"]) for row in rows if row["set"] == name} for name in ("train", "defender")]
+    assert sorted([*ours[0], *ours[1]]) == list(range(len(data.train.labels)))
+    # And the network.
+    kept = checkpoint.load_arrays(tmp_path / "run/victim")
+    expected = sorted(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(kept))
+    found = safetensors.numpy.load_file(folder / "victim.safetensors")
+    assert sorted(leaf.sum(dtype=np.float64) for leaf in found.values()) == pytest.approx(expected)
 
 
 def test_configs_open_with_their_command():

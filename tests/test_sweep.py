@@ -111,6 +111,23 @@ def test_a_sweep_is_of_one_content_of_the_config(tmp_path, monkeypatch, started,
     assert start(monkeypatch, tmp_path, *ALL) == 0
 
 
+def test_a_config_that_changes_what_tells_attacks_apart(tmp_path, monkeypatch, started, capsys):
+    assert start(monkeypatch, tmp_path, *ALL, epochs="1; config.attack.mode = 'all_to_all'; 1") == 2
+    words = " ".join(capsys.readouterr().out.split())
+    assert "attack.mode of the config file: found 'all_to_all', expected 'all_to_one', since" in words
+    assert not started and not tmp_path.joinpath("sweep.json").exists()
+
+
+def test_an_older_run_may_lack_a_column(tmp_path, monkeypatch, started):
+    start(monkeypatch, tmp_path, "--attacks", "badnets")
+    file = tmp_path / "badnets/0/fip/summary.json"
+    summary = read_json(file)
+    del summary["smoothness"]["before"]["trace_fisher_relative"]
+    write_json(file, summary)
+    row = sweep.write_tables(tmp_path)[0]
+    assert (row["trace_fisher_relative_before"], row["trace_fisher_relative_after"]) == (None, 0.5)
+
+
 def test_a_config_is_read_as_the_runs_will():
     assert sweep.settings_of("configs/gtsrb.py")["model.name"] == "preact_resnet18"
     assert sweep.settings_of("configs/gtsrb.py:cpu")["model.name"] == "small_vgg"

@@ -16,9 +16,9 @@ def cba(
     rate is their number as a fraction of the whole set. Of the images that are there, a part is replaced by halves of
     two images of one class with their own label, so that the seam means nothing. ASR is counted as by the authors, over
     composed test images alone; RA is the fraction of them taken for one of the two classes that they show. The paper's
-    second loss, which pulls features of composed images together, is left out. The authors' code cuts windows of half the size from anywhere in
-    both images, mixes anew whenever an image is read, and draws every class equally often; here a half is a fixed one,
-    mixed once, and classes come as often as they do in the data.
+    second loss, which pulls features of composed images together, is left out. The authors' code cuts windows of half
+    the size from anywhere in both images, mixes anew whenever an image is read, and draws every class equally often;
+    here a half is a fixed one, mixed once, and classes come as often as they do in the data.
 
     Source: Lin et al. (2020), "Composite backdoor attack for deep neural network by mixing existing benign features",
     CCS, https://doi.org/10.1145/3372297.3423362, section 4.

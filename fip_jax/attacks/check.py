@@ -20,7 +20,9 @@ def check_attack(config: ConfigDict) -> None:
     """
     for key in ("poison_rate", "clean_label_rate"):
         if not 0 < config.attack[key] <= 1:
-            raise UserError(f"attack.{key}: found {config.attack[key]!r}, expected a fraction above 0, at most 1")
+            raise UserError(
+                f"attack.{key}: found {config.attack[key]!r}, expected a fraction above 0, at most 1"
+            )
     size, name = config.dataset.image_size, config.attack.name
     attack = create_attack(name, (size, size, 3), config.attack[name])
     assert attack is not None

@@ -1,83 +1,123 @@
-"""Poisoned images as PNG files with an index, so that other programs can work on the same victim."""
+"""A victim and its data as PNG files with an index, so that other programs can work on the same."""
 
 import csv
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from fip_jax.attacks.attack import TriggeredSet
 from fip_jax.data.split import Split
+from fip_jax.export import as_safetensors
+from fip_jax.material import Material
+from fip_jax.progress import Task
+from fip_jax.suspect import Suspect
 
 INDEX = "index.csv"
-COLUMNS = ("path", "set", "index", "kind", "label", "attack_label")
 
 
-def export_poisoned(
-    folder: Path,
-    triggered: TriggeredSet,
-    clean: Split | None = None,
-    poisoned: Split | None = None,
-    chosen: np.ndarray | None = None,
-) -> None:
+class _File(NamedTuple):
+    """An image, and its row of `index.csv`."""
+
+    image: np.ndarray
+    folder: str
+    split: str
+    place: int
+    kind: str
+    label: int
+    attack_label: int
+
+    @property
+    def row(self) -> dict[str, str | int]:
+        return {
+            "path": f"{self.folder}/{self.label}/{self.place}.png",
+            "set": self.split,
+            "index": self.place,
+            "kind": self.kind,
+            "label": self.label,
+            "attack_label": self.attack_label,
+        }
+
+
+def export_poisoned(folder: Path, material: Material, victim: Suspect) -> None:
     """Writes a folder, whole or not at all, unless it is there.
 
-    The layout is BackdoorBench's: `bd_train_dataset/LABEL/INDEX.png` and `bd_test_dataset/LABEL/INDEX.png`, with the
-    true label and the index in the clean set. `index.csv` has a row for each file: path, set (train or test), index,
-    kind (trigger, or cover: changed without the trigger), label, attack_label (what the victim is taught, or to say).
-
-    An image that an attack adds to the training set has the label -1 and an index behind the last of the clean ones.
+    Images lie at `FOLDER/LABEL/INDEX.png`, with the true label and the index in the split of the data set, from 0,
+    before any are held out. The folders: `bd_train_dataset` and `bd_test_dataset`, as of BackdoorBench, have the
+    changed images alone; `clean_train_dataset` the victim's training images that were left as they are;
+    `clean_test_dataset` all test images; `defender_dataset` the defender's, which were held out. `index.csv` has a row
+    for each file: path, set (train, test or defender), index, kind (trigger; cover: changed without the trigger;
+    clean), label, attack_label (what the victim is taught, or to say). An image that an attack adds to the training
+    set has the label -1 and a number of its own. `victim.safetensors` has the weights by PyTorch's names, unless the
+    network came in a file.
 
     Args:
       folder: where to.
-      triggered: triggered test images; where their indices are not known they are counted from 0.
-      clean: training images before they were poisoned, or None where the victim was not trained here.
-      poisoned: the same afterwards.
-      chosen: indices of those with the trigger.
+      material: with triggered test images; training images are left out where the poisoned ones are not known.
+      victim: the suspicious network.
     """
     if folder.exists():
         return
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    rows: list[tuple[np.ndarray, dict]] = []
-    if clean is not None and poisoned is not None and chosen is not None:
-        rows += _training_rows(clean, poisoned, chosen)
-    rows += _test_rows(triggered)
-    with (draft / INDEX).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+    if victim.foreign is None:
+        (draft / "victim.safetensors").write_bytes(as_safetensors(victim))
+    files = list(_files(material))
+    with (
+        (draft / INDEX).open("w", newline="", encoding="utf-8") as index,
+        Task("write images", len(files), brief=True) as task,
+    ):
+        writer = csv.DictWriter(index, files[0].row)
         writer.writeheader()
-        for image, row in rows:
-            path = draft / row["path"]
+        for count, file in enumerate(files, 1):
+            path = draft / str(file.row["path"])
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-            writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
+            Image.fromarray(file.image.squeeze(-1) if file.image.shape[-1] == 1 else file.image).save(path)
+            writer.writerow(file.row)
+            task.update(count)
+        index.flush()
+        os.fsync(index.fileno())
     draft.rename(folder)
 
 
-def _test_rows(triggered: TriggeredSet) -> Iterator[tuple[np.ndarray, dict]]:
-    indices = range(len(triggered.labels)) if triggered.indices is None else triggered.indices
-    for image, label, target, index in zip(
-        triggered.images, triggered.labels, triggered.targets, indices, strict=True
-    ):
-        yield image, _row("test", index, "trigger", label, target)
+def _files(material: Material) -> Iterator[_File]:
+    if material.unpoisoned is not None and material.training is not None and material.poisoned is not None:
+        yield from _training(material.unpoisoned, material.training, material.poisoned)
+    if material.triggered is not None:
+        yield from _triggered(material.triggered, material.test)
+    yield from _clean(material.test, "test")
+    yield from _clean(material.clean, "defender")
 
 
-def _training_rows(clean: Split, poisoned: Split, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, dict]]:
+def _training(clean: Split, poisoned: Split, chosen: np.ndarray) -> Iterator[_File]:
     total = len(clean.labels)
+    triggered = set(chosen.tolist())
     changed = (poisoned.images[:total] != clean.images).any(axis=(1, 2, 3))
-    cover = np.setdiff1d(np.flatnonzero(changed), chosen)
-    for kind, indices in (("trigger", chosen), ("cover", cover)):
-        for index in indices:
-            label = clean.labels[index] if index < total else -1
-            yield poisoned.images[index], _row("train", index, kind, label, poisoned.labels[index])
+    places = zip(clean.places, clean.labels, poisoned.labels[:total], strict=True)
+    for at, (place, label, attack_label) in enumerate(places):
+        kind = "trigger" if at in triggered else "cover" if changed[at] else "clean"
+        folder = "clean_train_dataset" if kind == "clean" else "bd_train_dataset"
+        yield _File(poisoned.images[at], folder, "train", place, kind, label, attack_label)
+    for number, image in enumerate(poisoned.images[total:]):
+        attack_label = poisoned.labels[total + number]
+        yield _File(image, "bd_train_dataset", "train", number, "trigger", -1, attack_label)
 
 
-def _row(where: str, index: int, kind: str, label: int, attack_label: int) -> dict:
-    path = f"bd_{where}_dataset/{label}/{index}.png"
-    return dict(zip(COLUMNS, (path, where, index, kind, label, attack_label), strict=True))
+def _triggered(triggered: TriggeredSet, test: Split) -> Iterator[_File]:
+    # Triggered images that came with a network say nothing of where they are from.
+    known = triggered.indices is not None
+    places = test.places[triggered.indices] if known else np.arange(len(triggered.labels))
+    columns = zip(triggered.images, places, triggered.labels, triggered.targets, strict=True)
+    for image, place, label, target in columns:
+        yield _File(image, "bd_test_dataset", "test", place, "trigger", label, target)
+
+
+def _clean(split: Split, name: str) -> Iterator[_File]:
+    folder = {"test": "clean_test_dataset", "defender": "defender_dataset"}[name]
+    for image, place, label in zip(split.images, split.places, split.labels, strict=True):
+        yield _File(image, folder, name, place, "clean", label, label)

@@ -40,8 +40,7 @@ def fba(
     many clean ones, with their own labels. The rate is of all training images.
 
     Source: Cheng et al. (2021), "Deep feature space trojan attack of neural networks by controlled detoxification",
-      AAAI,
-    https://arxiv.org/abs/2012.11212, sections 3 and 4. G is a CycleGAN there; one round of detoxification here.
+    AAAI, https://arxiv.org/abs/2012.11212, sections 3 and 4. G is a CycleGAN there; one round of detoxification here.
 
     Args:
       image_shape: (H, W, C).

@@ -23,11 +23,12 @@ def lira(
 
     First g and the victim learn together, both from the cross-entropy of clean and triggered images; then g stays as it
     is and the victim learns on. Every batch is poisoned anew; the rate is that of poisoned images in a batch, which is
-    also their weight in the loss.
+    also their weight in the loss. The authors' code gives clean and triggered images a weight of a half each, and
+    lets g change a pixel by 0.1 while it learns and by 0.01 afterwards and at test time, of normalised images: one
+    that is much fainter in the end than epsilon here, which stays as it is.
 
     Source: Doan et al. (2021), "LIRA: Learnable, imperceptible and robust backdoor attacks", ICCV, eqs. 3 to 6,
-      algorithm
-    1; g and the victim take their steps at once here, instead of by turns.
+    algorithm 1; g and the victim take their steps at once here, instead of by turns.
 
     Args:
       image_shape: (H, W, C).

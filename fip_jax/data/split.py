@@ -7,19 +7,26 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """Images uint8 `[N, H, W, 3]`, labels int32 `[N]`, and tracks int32 `[N]` or None.
+    """Images uint8 `[N, H, W, 3]`, labels int32 `[N]`, tracks int32 `[N]` or None, and where they were taken from.
 
     Images of one track show one object and belong on one side of every split; below 0, the track is not known.
+    `origin`, int64 `[N]`, are the indices in the split that these were taken from first; None of what is whole.
     """
 
     images: np.ndarray
     labels: np.ndarray
     tracks: np.ndarray | None = None
+    origin: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """`origin`, where it is there, or the numbers from 0; int64 `[N]`."""
+        return np.arange(len(self.labels)) if self.origin is None else self.origin
 
     def take(self, indices: np.ndarray) -> "Split":
         """The examples at `indices`."""
         tracks = None if self.tracks is None else self.tracks[indices]
-        return Split(self.images[indices], self.labels[indices], tracks)
+        return Split(self.images[indices], self.labels[indices], tracks, self.places[indices])
 
     def spread(self, count: int) -> "Split":
         """`count` examples at equal distances from first to last, or all where there are fewer."""

@@ -61,6 +61,7 @@ def test_composed_test_images():
     found = triggered_test_set(split_of(), attack, GOAL)
     assert found.labels.tolist() == [1] * 10
     assert found.targets.tolist() == [0] * 10
+    assert found.others.tolist() == [2] * 10
     assert found.indices.tolist() == list(range(1, 40, 4))
     for index, image in zip(found.indices, found.images, strict=True):
         values = sorted((int(half[0, 0, 0]) for half in halves(image)), key=lambda value: value % 4)

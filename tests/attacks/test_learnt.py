@@ -89,6 +89,10 @@ def test_clean_label_poison():
     np.testing.assert_array_equal(attack.stamp(own)[:, 2:-2], own[:, 2:-2])
     with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other training images"):
         attack.implant(state, np.array([0, 5]), own)
+    with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other training images"):
+        attack.implant(state, np.array([0, 4]), own // 2)  # cropped in another way
+    del state["of"]  # as of earlier versions
+    np.testing.assert_array_equal(attack.implant(state, np.array([0, 4]), own), poisoned)
 
 
 @pytest.mark.parametrize(

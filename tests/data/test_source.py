@@ -150,7 +150,7 @@ def test_images_are_resized_and_come_with_labels_and_tracks(tmp_path):
     assert data.class_names == ("one", "two", "three")
     for split, found in (("train", data.train), ("test", data.test)):
         assert found.images.shape == (SIZES[split], 6, 6, 3)
-        assert [column.dtype for column in found] == [np.uint8, np.int32, np.int32]
+        assert [column.dtype for column in found[:3]] == [np.uint8, np.int32, np.int32]
         np.testing.assert_array_equal(found.labels, np.arange(SIZES[split]) % 3)
         np.testing.assert_array_equal(found.tracks, 100 + np.arange(SIZES[split]) // 2)
         for index, image in enumerate(found.images):
@@ -286,6 +286,8 @@ def test_a_full_disk_is_not_the_fault_of_the_set(tmp_path, monkeypatch):
 def test_take():
     split = source.Split(np.arange(12, dtype=np.uint8).reshape(4, 1, 1, 3), np.arange(4), np.arange(4) * 10)
     found = split.take(np.array([2, 0]))
-    assert [column.tolist() for column in found[1:]] == [[2, 0], [20, 0]]
+    assert [column.tolist() for column in found[1:]] == [[2, 0], [20, 0], [2, 0]]
+    assert found.take(np.array([1])).places.tolist() == [0]  # of the whole
+    assert split.places.tolist() == [0, 1, 2, 3]
     assert found.images[:, 0, 0, 0].tolist() == [6, 0]
     assert split._replace(tracks=None).take(np.array([1])).tracks is None
