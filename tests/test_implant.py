@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from oracles import TinyNet
 
-from fip_jax import checkpoint, suspect
+from fip_jax import checkpoint, phase, suspect
 from fip_jax.attacks.poison import choose
 from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.config import default_config
@@ -116,6 +116,33 @@ def test_a_crash_changes_nothing_and_the_trigger_is_kept(signs, tmp_path):
     other.attack.name = "lira"
     with pytest.raises(UserError, match=rf"^attack\.state: .*{name}.*lira"):
         prepare(other)
+
+
+def test_crashes_in_every_phase_change_nothing(signs, tmp_path, monkeypatch):
+    # A painter, a network, another painter, the victim.
+    changes = {"attack__fba__steps": 4, "attack__fba__detox_steps": 4, "victim__epochs": 1}
+    config = config_for(signs, "fba", attack__poison_rate=0.2, **changes)
+    straight, _, done = attempt(config, tmp_path / "straight")
+    left, original, crashed = [3], phase._Recorder.__call__, 0
+
+    def crash_after_some(recorder, taken, state, metrics):
+        original(recorder, taken, state, metrics)
+        left[0] -= 1
+        if not left[0]:
+            raise Crash
+
+    monkeypatch.setattr(phase._Recorder, "__call__", crash_after_some)
+    while True:
+        left[0] = 3
+        try:
+            broken, _, workdir = attempt(config, tmp_path / "broken")
+            break
+        except Crash:
+            crashed += 1
+    assert crashed == 4  # in each of them
+    jax.tree.map(np.testing.assert_array_equal, broken.params, straight.params)
+    states = [load_state(d.path / "attack", config.attack, (8, 8, 3)) for d in (workdir, done)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
