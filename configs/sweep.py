@@ -111,13 +111,13 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_own(settings: dict[str, Any]) -> None:
-    """Refuses a config file that has changed what tells one attack of the sweep from another."""
+    """Refuses a config file that has changed what the sweep itself sets, or what tells one run from another."""
     usual = flat(default_config())
-    for key in sorted({key for told in ATTACKS.values() for key in told} - {"attack.name"}):
+    for key in sorted(OWN - {"attack.name", "seed", "defense.name"}):
         if settings[key] != usual[key]:
             raise UserError(
-                f"{key} of the config file: found {settings[key]!r}, expected {usual[key]!r}, since it tells attacks "
-                "of the sweep from one another"
+                f"{key} of the config file: found {settings[key]!r}, expected {usual[key]!r}, since the sweep sets "
+                "it or tells its runs apart by it"
             )
 
 

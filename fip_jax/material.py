@@ -34,6 +34,7 @@ class Material(NamedTuple):
       attack_state: its state where that was loaded, else None.
       poisoned: indices of the training images with the trigger, or None where `training` is clean.
       unpoisoned: `training` as it was before that, where `attack.export` asks for it.
+      splits: names of the data set's splits that `clean` and `test` are from: train, test or clean.
       sha256: of all images and labels that are used, before any trigger is put on, in hexadecimal digits.
     """
 
@@ -47,6 +48,7 @@ class Material(NamedTuple):
     attack_state: PyTree = None
     poisoned: np.ndarray | None = None
     unpoisoned: Split | None = None
+    splits: tuple[str, str] = ("train", "test")
     sha256: str = ""
 
     @property
@@ -74,7 +76,7 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
         crop=config.dataset.crop,
     )
     names = _class_names(config, data, num_classes)
-    training, clean, test = _divide(config, data, len(names))
+    training, clean, test, splits = _divide(config, data, len(names))
     if training is None and not config.victim.checkpoint:
         raise UserError(
             f"victim.checkpoint: found nothing, expected a network to purify, since {config.dataset.name} has no "
@@ -85,14 +87,14 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     options = config.attack.get(config.attack.name, ConfigDict())
     attack = create_attack(config.attack.name, test.images.shape[1:], options)
     if attack is None:
-        return Material(training, clean, test, None, names, sha256=sha256)
+        return Material(training, clean, test, None, names, splits=splits, sha256=sha256)
     goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack)
     shape = test.images.shape[1:]
     state = None
     if config.attack.state:
         state = load_state(config.attack.state, config.attack, shape, not config.victim.checkpoint)
-    material = Material(training, clean, test, None, names, attack, goal, state, sha256=sha256)
+    material = Material(training, clean, test, None, names, attack, goal, state, splits=splits, sha256=sha256)
     if not attack.learns_trigger or state is not None:
         material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
     to_fit = attack.fit is not None and state is None
@@ -122,16 +124,18 @@ def with_poison(material: Material, config: ConfigDict) -> Material:
 def for_export(material: Material, config: ConfigDict) -> Material:
     """The data as other programs are given them: poisoned once, where the victim was trained on batches that were.
 
-    Of a victim that comes from elsewhere, the training images as these settings poison them.
+    Of a victim that comes from elsewhere nothing is known of the training images.
     """
-    attack, training = material.attack, material.training
-    if training is None or material.poisoned is not None:
+    if config.victim.checkpoint:
+        console.print(
+            "attack.export: which images this network was trained on is not known here, and they are left out; the run "
+            "that trained it writes them when it is started again with attack.export"
+        )
         return material
-    if attack is None:
-        return material._replace(unpoisoned=training, poisoned=np.zeros(0, np.int64))
-    if attack.fit is not None and material.attack_state is None:
-        console.print("attack.export: without attack.state nothing is known of the poisoned training images")
+    if material.training is None or material.poisoned is not None:
         return material
+    if material.attack is None:
+        return material._replace(unpoisoned=material.training, poisoned=np.zeros(0, np.int64))
     return with_poison(material, config)
 
 
@@ -153,8 +157,13 @@ def _class_names(config: ConfigDict, data: DataSet, num_classes: int | None) -> 
     return data.class_names + tuple(f"class {index}" for index in missing)
 
 
-def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split | None, Split, Split]:
-    """(the victim's training images, the defender's clean ones, test images), no image in two of them."""
+def _divide(
+    config: ConfigDict, data: DataSet, num_classes: int
+) -> tuple[Split | None, Split, Split, tuple[str, str]]:
+    """(the victim's training images, the defender's clean ones, test images), no image in two of them.
+
+    And which of the data set's splits the last two are from.
+    """
     choice = (num_classes, config.clean.fraction, config.clean.max_per_track, config.seed, data.own)
     training, test = data.train, data.test
     if data.clean is not None:
@@ -163,7 +172,7 @@ def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split 
                 f"clean.source: found 'test', but {config.dataset.name} says itself which images are clean, expected "
                 "'train'"
             )
-        clean = data.clean
+        clean, clean_of = data.clean, "clean"
         usual = default_config().clean
         for key in ("fraction", "max_per_track"):
             if config.clean[key] != usual[key]:
@@ -174,12 +183,15 @@ def _divide(config: ConfigDict, data: DataSet, num_classes: int) -> tuple[Split 
                 f"clean.source: found 'test', but {config.dataset.name} has no test images, expected 'train'"
             )
         test, clean = hold_out(test, *choice)
+        clean_of = "test"
     else:
         assert training is not None  # a data set has training or clean images
         training, clean = hold_out(training, *choice)
+        clean_of = "train"
     if test is None:
         clean, test = keep_back(clean, config.clean.test_fraction, config.seed)
         console.print(
             f"no test images: {len(test.labels)} of the clean ones are kept back to measure ACC with"
         )
-    return training, clean, test
+        return training, clean, test, (clean_of, clean_of)
+    return training, clean, test, (clean_of, "test")

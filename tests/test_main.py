@@ -142,19 +142,18 @@ def test_a_finished_run_writes_its_images_when_it_is_asked_to(data_dir, tmp_path
     assert status == 0, err
     assert "DER" in out
     assert (tmp_path / "run/summary.json").read_bytes() == summary
-    # The index is that of the data set: with it, another program finds every image again.
+    # The index is that of the data set: with it every image is found again.
     folder = tmp_path / "run/poisoned"
     with (folder / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     data = source.load("rendered_signs", data_dir=str(data_dir))
-    sets = {"train": data.train, "test": data.test, "defender": data.train}
     for row in rows:
-        whole, index = sets[row["set"]], int(row["index"])
+        whole, index = getattr(data, row["split"]), int(row["index"])
         assert int(row["label"]) == whole.labels[index]
         same = np.array_equal(np.asarray(Image.open(folder / row["path"])), whole.images[index])
         assert same == (row["kind"] == "clean")
-    ours = [{int(row["index"]) for row in rows if row["set"] == name} for name in ("train", "defender")]
-    assert sorted([*ours[0], *ours[1]]) == list(range(len(data.train.labels)))
+    of_train = sorted(int(row["index"]) for row in rows if row["split"] == "train")
+    assert of_train == list(range(len(data.train.labels)))
     # And the network.
     kept = checkpoint.load_arrays(tmp_path / "run/victim")
     expected = sorted(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(kept))

@@ -115,6 +115,8 @@ def test_a_config_that_changes_what_tells_attacks_apart(tmp_path, monkeypatch, s
     assert start(monkeypatch, tmp_path, *ALL, epochs="1; config.attack.mode = 'all_to_all'; 1") == 2
     words = " ".join(capsys.readouterr().out.split())
     assert "attack.mode of the config file: found 'all_to_all', expected 'all_to_one', since" in words
+    assert start(monkeypatch, tmp_path, *ALL, epochs="1; config.mode = 'inspect'; 1") == 2
+    assert "mode of the config file: found 'inspect'" in " ".join(capsys.readouterr().out.split())
     assert not started and not tmp_path.joinpath("sweep.json").exists()
 
 

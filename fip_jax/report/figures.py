@@ -203,21 +203,25 @@ def draw_examples(
         shown = spread(len(test.labels), count)
     else:
         shown = triggered.indices[some]
-    rows = [("clean", test.images[shown], test.labels[shown])]
+    labels = test.labels[shown]
+    rows = [("clean", test.images[shown], labels, labels)]
     if triggered is not None:
-        rows.append(("triggered", triggered.images[some], triggered.labels[some]))
+        labels = triggered.labels[some]
+        others = labels if triggered.others is None else triggered.others[some]
+        rows.append(("triggered", triggered.images[some], labels, others))
     names = material.class_names
-    columns = max(len(labels) for _, _, labels in rows)
+    columns = max(len(labels) for _, _, labels, _ in rows)
     # The layout knows nothing of the answers below the last row; it gets a margin for them.
     layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))
     figure = Figure(figsize=(1.75 * columns, 2.45 * len(rows)), layout=layout)
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for (name, images, labels), row in zip(rows, axes, strict=True):
+    for (name, images, labels, others), row in zip(rows, axes, strict=True):
         answers = [predict(network.params, network.model_state, images) for network in networks]
         for axis in row[len(labels) :]:
             axis.set_visible(False)
         for column, axis in enumerate(row[: len(labels)]):
-            _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
+            right = (labels[column], others[column])
+            _draw_example(axis, images[column], right, [a[column] for a in answers], names)
             axis.set_label(f"{name.capitalize()} {axis.get_label()}")
         row[0].set_ylabel(name, fontsize=12)
     whens = "before and after purification" if len(networks) > 1 else "before any purification"
@@ -225,12 +229,15 @@ def draw_examples(
     return figure
 
 
-def _draw_example(axis: Axes, image: np.ndarray, label: int, answers: list[int], names: tuple) -> None:
+def _draw_example(
+    axis: Axes, image: np.ndarray, labels: tuple[int, int], answers: list[int], names: tuple
+) -> None:
+    """`labels`: what the image shows, and what it may be taken for as well."""
     axis.imshow(image, interpolation="nearest")
     words = ", ".join(f"{when} “{names[answer]}”" for when, answer in zip(WHEN, answers, strict=False))
-    axis.set(xticks=[], yticks=[], label=f"“{names[label]}”: {words}.")
+    axis.set(xticks=[], yticks=[], label=f"“{names[labels[0]]}”: {words}.")
     for line, (when, answer) in enumerate(zip(WHEN, answers, strict=False)):
-        right = answer == label
+        right = answer in labels
         said = names[answer] if len(names[answer]) <= 22 else names[answer][:21] + "…"
         said = said.replace("$", r"\$")
         axis.text(

@@ -28,7 +28,7 @@ def read(folder):
 
 
 def row(*values):
-    return dict(zip(("set", "index", "kind", "label", "attack_label"), map(str, values), strict=True))
+    return dict(zip(("split", "index", "kind", "label", "attack_label"), map(str, values), strict=True))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -55,14 +55,14 @@ def test_files_and_index(channels, tmp_path):
         "bd_train_dataset/1/1.png": (images[0], row("train", 1, "trigger", 1, 0)),
         "clean_train_dataset/0/2.png": (images[1], row("train", 2, "clean", 0, 0)),
         "bd_train_dataset/1/3.png": (images[2], row("train", 3, "cover", 1, 1)),
-        "bd_train_dataset/-1/0.png": (images[3], row("train", 0, "trigger", -1, 0)),
+        "bd_train_dataset/-1/0.png": (images[3], row("", "", "trigger", -1, 0)),
         "bd_test_dataset/1/1.png": (triggered.images[0], row("test", 1, "trigger", 1, 0)),
         "bd_test_dataset/2/2.png": (triggered.images[1], row("test", 2, "trigger", 2, 0)),
         "clean_test_dataset/0/0.png": (test.images[0], row("test", 0, "clean", 0, 0)),
         "clean_test_dataset/1/1.png": (test.images[1], row("test", 1, "clean", 1, 1)),
         "clean_test_dataset/2/2.png": (test.images[2], row("test", 2, "clean", 2, 2)),
-        "defender_dataset/2/0.png": (train.images[0], row("defender", 0, "clean", 2, 2)),
-        "defender_dataset/2/4.png": (train.images[4], row("defender", 4, "clean", 2, 2)),
+        "defender_dataset/2/0.png": (train.images[0], row("train", 0, "clean", 2, 2)),
+        "defender_dataset/2/4.png": (train.images[4], row("train", 4, "clean", 2, 2)),
     }
     assert read(tmp_path / "poisoned") == {path: values for path, (_, values) in expected.items()}
     for path, (image, _) in expected.items():
@@ -78,6 +78,7 @@ def test_triggered_images_that_came_with_a_network(tmp_path):
     (tmp_path / ".poisoned.draft").mkdir()  # of a start that was killed
     (tmp_path / ".poisoned.draft" / "old.png").touch()
     export_poisoned(tmp_path / "poisoned", material, FROM_A_FILE)
+    assert {row["split"] for row in read(tmp_path / "poisoned").values()} == {"", "train", "test"}
     own = {"clean_test_dataset/1/0.png", "defender_dataset/0/0.png"}
     expected = {"bd_test_dataset/3/0.png", "bd_test_dataset/3/1.png"} | own
     assert set(read(tmp_path / "poisoned")) == expected
