@@ -156,6 +156,13 @@ def test_examples_show_images_and_answers():
     assert (clean[0].get_ylabel(), triggered[0].get_ylabel()) == ("clean", "triggered")
 
 
+def test_an_image_composed_of_two_classes_is_right_for_both():
+    found = material()
+    both = found._replace(triggered=found.triggered._replace(others=np.full(4, 2, np.int32)))
+    triggered = draw_examples(both, NETWORKS, predict, count=3).axes[3]
+    assert said(triggered) == [("before: speed limit 20 ✓", RIGHT), ("after: stop ✗", WRONG)]
+
+
 def test_examples_without_a_trigger():
     figure = draw_examples(material(triggered=False), NETWORKS, predict, count=3)
     assert [np.asarray(axis.images[0].get_array())[0, 0, 0] for axis in figure.axes] == [0, 4, 7]
