@@ -52,9 +52,8 @@ def default_config() -> ConfigDict:
     # In its place for clb and sig: fraction of the target class's images.
     config.attack.clean_label_rate = 0.8
     config.attack.state = ""  # attack/ of an earlier run, whose trigger is used as it is; empty: make one
-    config.attack.benign_epochs = (
-        1  # of the attacker's own network: without a backdoor (clb, troj), or with (fba)
-    )
+    # Of the attacker's own network: without a backdoor (clb, troj), or with (fba).
+    config.attack.benign_epochs = 1
     config.attack.export = False  # write victim and images, poisoned and clean, for other programs
     config.attack.badnets = ConfigDict({"size": 3, "margin": 0})  # pixels
     config.attack.blend = ConfigDict({"alpha": 0.2, "pattern_seed": 0})

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from attackers import context_of, untrained
+from attackers import context_of, linear_network, untrained
 
 from fip_jax.attacks import create_attack
 from fip_jax.attacks.dynamic import mask_of, pattern_of, sameness
-from fip_jax.attacks.fba import make_style, sunsets
+from fip_jax.attacks.fba import _doubt, make_style, sunsets
 from fip_jax.attacks.issba import decode, encode, init_coders
 from fip_jax.errors import UserError
 
@@ -98,6 +98,16 @@ def test_fba_detoxicants_are_optional():
     attack, state = state_of("fba", detox_rate=0.0)
     assert attack.cover is None
     assert set(state) == {"painter"}
+
+
+def test_fba_doubts_a_network_that_has_not_learnt_the_trigger(capsys):
+    network = linear_network((12, 14, 3), scale=0.0)  # which says what its biases say
+    targets = np.array([2] * 3 + [1] * 5, np.int32)
+    for biases, words in (([0, 1, 2, 0], "takes only 38%"), ([0, 2, 1, 0], "")):
+        network.params["head"]["bias"] = jnp.asarray(biases, jnp.float32)
+        _doubt(network, np.zeros((8, 12, 14, 3), np.uint8), targets)
+        said = " ".join(capsys.readouterr().out.split())
+        assert words in said and bool(words) == bool(said)
 
 
 def test_sunsets_and_their_style():
