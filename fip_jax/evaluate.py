@@ -98,9 +98,7 @@ def rates(
         return Rates(acc, None, None)
     at = some(triggered.labels)
     predictions = answers(triggered.images[at])
-    right = predictions == triggered.labels[at]
-    if triggered.others is not None:
-        right |= predictions == triggered.others[at]
+    right = (predictions[:, None] == triggered.shown[at]).any(axis=1)
     return Rates(acc, accuracy(predictions, triggered.targets[at]), float(np.mean(right)))
 
 

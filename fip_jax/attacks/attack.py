@@ -52,6 +52,11 @@ class TriggeredSet(NamedTuple):
     indices: np.ndarray | None
     others: np.ndarray | None = None
 
+    @property
+    def shown(self) -> np.ndarray:
+        """The one or two classes that each shows, int32 `[N, 2]`; one class twice."""
+        return np.stack([self.labels, self.labels if self.others is None else self.others], axis=1)
+
 
 class Benign(NamedTuple):
     """A network that an attacker trains for himself.

@@ -203,25 +203,21 @@ def draw_examples(
         shown = spread(len(test.labels), count)
     else:
         shown = triggered.indices[some]
-    labels = test.labels[shown]
-    rows = [("clean", test.images[shown], labels, labels)]
+    rows = [("clean", test.images[shown], test.labels[shown, None])]
     if triggered is not None:
-        labels = triggered.labels[some]
-        others = labels if triggered.others is None else triggered.others[some]
-        rows.append(("triggered", triggered.images[some], labels, others))
+        rows.append(("triggered", triggered.images[some], triggered.shown[some]))
     names = material.class_names
-    columns = max(len(labels) for _, _, labels, _ in rows)
+    columns = max(len(labels) for _, _, labels in rows)
     # The layout knows nothing of the answers below the last row; it gets a margin for them.
     layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))
     figure = Figure(figsize=(1.75 * columns, 2.45 * len(rows)), layout=layout)
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for (name, images, labels, others), row in zip(rows, axes, strict=True):
+    for (name, images, labels), row in zip(rows, axes, strict=True):
         answers = [predict(network.params, network.model_state, images) for network in networks]
         for axis in row[len(labels) :]:
             axis.set_visible(False)
         for column, axis in enumerate(row[: len(labels)]):
-            right = (labels[column], others[column])
-            _draw_example(axis, images[column], right, [a[column] for a in answers], names)
+            _draw_example(axis, images[column], labels[column], [a[column] for a in answers], names)
             axis.set_label(f"{name.capitalize()} {axis.get_label()}")
         row[0].set_ylabel(name, fontsize=12)
     whens = "before and after purification" if len(networks) > 1 else "before any purification"
@@ -230,9 +226,9 @@ def draw_examples(
 
 
 def _draw_example(
-    axis: Axes, image: np.ndarray, labels: tuple[int, int], answers: list[int], names: tuple
+    axis: Axes, image: np.ndarray, labels: np.ndarray, answers: list[int], names: tuple
 ) -> None:
-    """`labels`: what the image shows, and what it may be taken for as well."""
+    """`labels`: the classes that the image shows, the first of which is its name."""
     axis.imshow(image, interpolation="nearest")
     words = ", ".join(f"{when} “{names[answer]}”" for when, answer in zip(WHEN, answers, strict=False))
     axis.set(xticks=[], yticks=[], label=f"“{names[labels[0]]}”: {words}.")

@@ -35,29 +35,30 @@ class Points(NamedTuple):
       kinds: key of `STYLES` `[N]`.
       targets: whether a clean image is of the attacker's target class, bool `[num_clean]`; all False where triggered
         images have several targets or there are none.
+      shown: classes that the images show, int32 `[N, 2]`; one class twice.
     """
 
     images: np.ndarray
     kinds: np.ndarray
     targets: np.ndarray
-    labels: np.ndarray
+    shown: np.ndarray
 
 
 def choose(material: Material, count: int) -> Points:
     """At most `count` clean and as many triggered test images, each at equal distances through its set."""
     test, triggered = material.test.spread(count), material.triggered
     targets = np.zeros(len(test.labels), bool)
-    images, labels = [test.images], [test.labels]
+    images, shown = [test.images], [np.stack([test.labels] * 2, axis=1)]
     if triggered is not None:
         found = spread(len(triggered.labels), count)
         images.append(triggered.images[found])
-        labels.append(triggered.labels[found])
+        shown.append(triggered.shown[found])
         if len(wanted := np.unique(triggered.targets)) == 1:
             targets = test.labels == wanted[0]
     num_triggered = sum(map(len, images[1:]))
     clean, target, trigger = STYLES
     kinds = [*np.where(targets, target, clean), *[trigger] * num_triggered]
-    return Points(np.concatenate(images), np.array(kinds), targets, np.concatenate(labels))
+    return Points(np.concatenate(images), np.array(kinds), targets, np.concatenate(shown))
 
 
 def features_of(network: Suspect, images: np.ndarray) -> np.ndarray | None:
@@ -101,7 +102,7 @@ def _tsne() -> Any:
 
 
 def neighbours(features: np.ndarray, points: Points) -> tuple[float, float | None] | None:
-    """Which clean image is nearest to a triggered one, by features: one of its own class, one of the target class.
+    """Which clean image is nearest to a triggered one, by features: one of what it shows, one of the target class.
 
     Returns:
       Shares of the triggered images, the second None without one target; None without triggered images.
@@ -112,7 +113,7 @@ def neighbours(features: np.ndarray, points: Points) -> tuple[float, float | Non
     clean, triggered = (part.astype(np.float64) for part in np.split(features, [num_clean]))
     # ||t - c||^2 up to the part that is the same for all c.
     nearest = ((clean**2).sum(axis=1)[None] - 2 * triggered @ clean.T).argmin(axis=1)
-    own = float((points.labels[nearest] == points.labels[num_clean:]).mean())
+    own = float((points.shown[nearest, :1] == points.shown[num_clean:]).any(axis=1).mean())
     return own, float(points.targets[nearest].mean()) if points.targets.any() else None
 
 

@@ -98,7 +98,7 @@ def test_points_are_spread_and_marked():
     points = choose(material(targets=[1] * 6), 4)
     # Of the test images 0 to 11 those at 0, 4, 7 and 11; of the triggered ones 6 to 11 those at 0, 2, 3 and 5.
     assert points.images[:, 0, 0, 0].tolist() == [0, 4, 7, 11, 106, 108, 109, 111]
-    assert points.labels.tolist() == [0, 1, 1, 2, 0, 2, 0, 2]
+    assert points.shown.tolist() == [[label] * 2 for label in (0, 1, 1, 2, 0, 2, 0, 2)]
     assert points.targets.tolist() == [False, True, True, False]
     assert points.kinds.tolist() == [CLEAN, TARGET, TARGET, CLEAN, *[TRIGGERED] * 4]
 
@@ -110,14 +110,21 @@ def test_no_class_is_marked_where_there_is_not_one_target(targets, num):
     assert TARGET not in points.kinds
 
 
+def shown(labels):
+    return np.array([labels, labels]).T
+
+
 def test_nearest_clean_images_by_hand():
     kinds = np.array([CLEAN, TARGET, *[TRIGGERED] * 3])
-    points = Points(np.zeros((5, 1)), kinds, np.array([False, True]), np.array([0, 1, 0, 0, 0]))
+    points = Points(np.zeros((5, 1)), kinds, np.array([False, True]), shown([0, 1, 0, 0, 0]))
     # Clean images at (0, 0) and (10, 0), of classes 0 and 1: two of the three triggered ones are nearer to the second.
     features = np.array([[0, 0], [10, 0], [9, 3], [6, -1], [4, 0]], np.float32)
     assert neighbours(features, points) == (1 / 3, 2 / 3)
     assert neighbours(features[:2], points._replace(images=points.images[:2])) is None
     assert neighbours(features, points._replace(targets=np.array([False, False]))) == (1 / 3, None)
+    # The last of the two that lie with class 1 is composed of both.
+    both = points._replace(shown=np.array([[0, 0], [1, 1], [0, 0], [0, 1], [0, 0]]))
+    assert neighbours(features, both) == (2 / 3, 2 / 3)
     words = describe(points, [features], ("before purification",))
     assert "1 clean, other classes, 1 clean, target class, 3 triggered" in words
     assert "Before purification, the clean image that is nearest to a triggered one" in words
@@ -151,7 +158,7 @@ def test_odd_features_can_be_embedded(features):
 
 def test_every_kind_has_its_colour_and_shape():
     kinds = np.array([CLEAN, TARGET, TRIGGERED, TRIGGERED])
-    points = Points(np.zeros((4, 1)), kinds, np.array([False, True]), np.zeros(4))
+    points = Points(np.zeros((4, 1)), kinds, np.array([False, True]), shown([0] * 4))
     places = np.array([[0.0, 0], [1, 0], [2, 0], [3, 1]])
     figure = draw(points, [places, places + 1], ("before", "after"))
     FigureCanvasAgg(figure).draw()
