@@ -13,6 +13,7 @@ more attacks, defences or seeds can be added later, with the same config, as it 
 import argparse
 import csv
 import io
+import itertools
 import runpy
 import statistics
 import subprocess
@@ -99,7 +100,12 @@ def settings_of(config: str) -> dict[str, Any]:
     path, _, argument = config.partition(":")
     if not Path(path).is_file():
         raise UserError(f"--config: found no file {path}, expected one of configs/ or of your own")
-    return flat(runpy.run_path(path)["get_config"](*([argument] if argument else [])))
+    try:
+        return flat(runpy.run_path(path)["get_config"](*([argument] if argument else [])))
+    except UserError:
+        raise
+    except Exception as error:  # a config file is a program and may raise anything
+        raise UserError(f"--config: {config} cannot be read as a config ({error!r})") from error
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
@@ -138,8 +144,13 @@ def check_same(workdir: Path, config: str, more: list[str]) -> None:
                     f"{key} of the sweep: found {asked.get(key)!r}, expected {begun!r}, with which {workdir} was "
                     "begun, or another --workdir"
                 )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+    except OSError as error:
+        raise UserError(
+            f"--workdir: found {workdir} ({error.strerror}), expected a folder to write to"
+        ) from error
 
 
 def finished(workdir: Path) -> Iterator[dict[str, Any]]:
@@ -218,21 +229,20 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def main() -> int:
-    """Runs what is not finished; the exit status is 1 where a run failed."""
-    arguments, more = _parse()
-    attacks = list(ATTACKS) if "all" in arguments.attacks else arguments.attacks
-    workdir = arguments.workdir.expanduser().absolute()
+    """Runs what is not finished; the exit status is 1 where a run failed, 2 where a setting is refused."""
     try:
-        check_same(workdir, arguments.config, more)
+        return _run_all(*_parse())
     except UserError as error:
         console.print(f"fip_jax: {error}", markup=False)
         return 2
-    runs = [
-        Run(attack, seed, defense)
-        for seed in arguments.seeds
-        for attack in attacks
-        for defense in arguments.defenses
-    ]
+
+
+def _run_all(arguments: argparse.Namespace, more: list[str]) -> int:
+    attacks = list(ATTACKS) if "all" in arguments.attacks else arguments.attacks
+    workdir = arguments.workdir.expanduser().absolute()
+    check_same(workdir, arguments.config, more)
+    asked = itertools.product(arguments.seeds, attacks, arguments.defenses)
+    runs = dict.fromkeys(Run(attack, seed, defense) for seed, attack, defense in asked)
     left = [run for run in runs if not (run.folder(workdir) / "summary.json").exists()]
     failed = []
     for count, run in enumerate(left, 1):

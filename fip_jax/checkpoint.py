@@ -157,9 +157,7 @@ def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree,
         saved = ocp.load_checkpointables(path, {"network": _abstract(like), "description": None})
         network = saved["network"]
         _check(network, like, saved["description"]["checksum"])
-    for leaf in jax.tree.leaves(network):
-        if not np.isfinite(np.asarray(leaf)).all():
-            raise UserError(f"{path}: found weights that are not finite, expected numbers")
+    _check_finite(path, network)
     return network["params"], network["model_state"]
 
 
@@ -173,4 +171,11 @@ def load_arrays(path: Path) -> dict[str, PyTree]:
         saved = ocp.load_checkpointables(path, {"network": None, "description": None})
         if _checksum(saved["network"]) != saved["description"]["checksum"]:
             raise ValueError("checksum does not match")
-        return saved["network"]
+    _check_finite(path, saved["network"])
+    return saved["network"]
+
+
+def _check_finite(path: Path, tree: PyTree) -> None:
+    for leaf in jax.tree.leaves(tree):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise UserError(f"{path}: found weights that are not finite, expected numbers")

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import given, over_time, purify, suspect
+from fip_jax import given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
@@ -19,7 +19,6 @@ from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
-from fip_jax.implant import implant
 from fip_jax.interop.state_dict import listing
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
@@ -64,6 +63,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
+    implant.check(config, fresh, material)
     if fresh.foreign is not None and config.clean.source == "train" and not is_path(config.dataset.name):
         console.print(
             f"nothing says which images {fresh.foreign.path.name} was trained on; if on those of "
@@ -118,7 +118,7 @@ def _story(
 
     victim = fresh
     if not config.victim.checkpoint:
-        victim, material = implant(config, fresh, material, workdir, measure)
+        victim, material = implant.implant(config, fresh, material, workdir, measure)
     if _to_export(config, workdir):
         export_poisoned(workdir.path / _POISONED, for_export(material, config), victim)
     finished = workdir.summary()

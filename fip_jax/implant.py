@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from fip_jax import phase, purify
+from fip_jax.attacks import neurons
 from fip_jax.attacks.attack import Benign, Context, FitLoss
 from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import triggered_test_set
@@ -30,6 +31,25 @@ _ROW_EVERY = 50  # steps: on a GPU these are one dispatch, after which a checkpo
 
 # Rates of a network on some data.
 Measure = Callable[[Suspect | purify.State, Material], phase.Row]
+
+
+def check(config: ConfigDict, fresh: Suspect, material: Material) -> None:
+    """Refuses, before any work is done, an attack that asks for more than the network has.
+
+    Args:
+      config: the run's.
+      fresh: the network with fresh weights.
+      material: from `material.prepare`.
+
+    Raises:
+      UserError: says what is lacking.
+    """
+    attack, network = material.attack, fresh.network
+    if attack is None or not attack.neurons or config.victim.checkpoint or material.attack_state is not None:
+        return
+    assert isinstance(network, Network)  # what `build` gives
+    head = network.head(fresh.params, fresh.model_state, material.image_shape)
+    neurons.check(fresh.params, head, attack.neurons)
 
 
 def implant(

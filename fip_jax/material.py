@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from fip_jax.attacks import create_attack
 from fip_jax.attacks.attack import Attack, Goal, TriggeredSet
 from fip_jax.attacks.check import attack_rate
-from fip_jax.attacks.poison import check_goal, choose, poison, triggered_test_set
+from fip_jax.attacks.poison import check_goal, choose, poison, tested, triggered_test_set
 from fip_jax.attacks.storage import load_state
 from fip_jax.config import default_config
 from fip_jax.data import source
@@ -95,15 +95,22 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
     if config.attack.state:
         state = load_state(config.attack.state, config.attack, shape, not config.victim.checkpoint)
     material = Material(training, clean, test, None, names, attack, goal, state, splits=splits, sha256=sha256)
-    if not attack.learns_trigger or state is not None:
-        material = material._replace(triggered=triggered_test_set(test, attack, goal, state))
-    to_fit = attack.fit is not None and state is None
-    if config.attack.export and attack.every_batch and training is not None and not config.victim.checkpoint:
-        # Refused now and not after the training, whose batches may have fewer.
-        choose(training.labels, attack.clean_label, goal, attack_rate(config, attack), config.seed)
-    if training is None or config.victim.checkpoint or attack.every_batch or to_fit:
+    if attack.learns_trigger and state is None:
+        tested(test.labels, goal)  # refused now and not after the learning
+    else:
+        triggered = triggered_test_set(test, attack, goal, state)
+        if attack.test_set is None and np.array_equal(triggered.images, test.images[triggered.indices]):
+            raise UserError(
+                f"attack.{config.attack.name}: found a trigger that leaves every test image as it is, expected a "
+                "stronger one"
+            )
+        material = material._replace(triggered=triggered)
+    if training is None or config.victim.checkpoint:
         return material
-    return with_poison(material, config)
+    if attack.compose is None and (config.attack.export or not attack.every_batch):  # refused now as well
+        choose(training.labels, attack.clean_label, goal, attack_rate(config, attack), config.seed)
+    to_fit = attack.fit is not None and state is None
+    return material if attack.every_batch or to_fit else with_poison(material, config)
 
 
 def with_poison(material: Material, config: ConfigDict) -> Material:

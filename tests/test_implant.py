@@ -13,7 +13,7 @@ from fip_jax.attacks.storage import load_state, save_state
 from fip_jax.config import default_config
 from fip_jax.description import describe
 from fip_jax.errors import UserError
-from fip_jax.implant import implant
+from fip_jax.implant import check, implant
 from fip_jax.material import for_export, prepare
 from fip_jax.models import MODELS
 from fip_jax.workdir import MetricsLog, Workdir
@@ -152,6 +152,11 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
     hard = material.training.images[chosen] // 2
     state = {"indices": chosen.astype(np.int32), "images": hard}
     save_state(tmp_path / "attack", config.attack, (8, 8, 3), state)
+    for number, spoilt in enumerate(({}, {**state, "images": hard[:-1]}, {**state, "images": hard / 2})):
+        save_state(tmp_path / str(number), config.attack, (8, 8, 3), spoilt)
+        config.attack.state = str(tmp_path / str(number))
+        with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other"):
+            prepare(config)
     config.attack.state = str(tmp_path / "attack")
     found = prepare(config)
     assert found.poisoned.tolist() == chosen.tolist()
@@ -161,24 +166,17 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
         prepare(config)
 
 
-def test_a_trigger_that_knows_no_labels_is_for_any(tmp_path):
-    config = default_config()
-    config.attack.name = "issba"
-    save_state(tmp_path / "attack", config.attack, (8, 8, 3), {"a": np.ones(2)})
-    config.attack.target, config.attack.mode = 1, "all_to_all"
-    assert load_state(tmp_path / "attack", config.attack, (8, 8, 3))["a"].tolist() == [1, 1]
+def test_more_neurons_than_the_network_has(signs):
+    def attempted(**changes):
+        config = config_for(signs, "troj", **changes)
+        material = prepare(config)
+        check(config, suspect.build(describe(config, len(material.class_names)), 0), material)
 
-
-def test_what_keeps_a_victim_from_shortcuts_is_of_its_labels(tmp_path):
-    config = default_config()
-    config.attack.name = "fba"
-    save_state(tmp_path / "attack", config.attack, (8, 8, 3), {"a": np.ones(2)})
-    config.attack.target = 1
-    with pytest.raises(UserError, match=r"^attack\.target: found 1, expected 0, for which .* was trained"):
-        load_state(tmp_path / "attack", config.attack, (8, 8, 3))
-    # The trigger alone knows no labels.
-    found = load_state(tmp_path / "attack", config.attack, (8, 8, 3), to_train=False)
-    assert found["a"].tolist() == [1, 1]
+    attempted(attack__troj__neurons=2)
+    with pytest.raises(
+        UserError, match=r"^attack\.troj\.neurons: found 100000, expected at most the \d+ that"
+    ):
+        attempted(attack__troj__neurons=100000)
 
 
 @pytest.mark.parametrize(
@@ -231,11 +229,3 @@ def test_images_sorted_by_class_show_the_trigger_on_the_way(signs, tmp_path):
     seen = []
     attempt(config, tmp_path / "run", lambda _, known: seen.append(set(known.triggered.labels)) or {})
     assert seen == [{1, 2}] * 2
-
-
-def test_a_state_without_what_it_was_made_for(tmp_path):
-    config = default_config()
-    config.attack.name = "lira"
-    checkpoint.save_model(tmp_path / "attack", {}, {}, {"format": "fip_jax attack 2", "name": "lira"})
-    with pytest.raises(UserError, match=r"^attack\.state: .* is for images of None, expected \[8, 8, 3\]"):
-        load_state(tmp_path / "attack", config.attack, (8, 8, 3))

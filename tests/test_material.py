@@ -131,3 +131,34 @@ def test_a_rate_that_no_set_for_other_programs_can_have_is_refused_before_the_tr
         UserError, match=r"^attack.poison_rate: 0.9 of 18 training images is 16, expected 1 to 9"
     ):
         prepare(config_for(path, **changes, attack__export=True))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        # Three of the 27 training images are held out; of the others 9 or so show the target.
+        (
+            {"name": "troj", "poison_rate": 1e-4},
+            r"poison_rate: 0\.0001 of 27 training images is 0, expected 1 to",
+        ),
+        ({"name": "issba", "poison_rate": 1.0}, r"poison_rate: 1 of 27 training images is 27, expected 1 to"),
+        ({"name": "clb", "clean_label_rate": 1e-3}, r"clean_label_rate: 0\.001 of 9 target images is 0"),
+        (
+            {"name": "blend", "blend.alpha": 1e-6},
+            "blend: found a trigger that leaves every test image as it is",
+        ),
+        ({"name": "wanet", "wanet.strength": 1e-6}, "wanet: found a trigger that leaves every test image"),
+    ],
+)
+def test_what_an_attack_cannot_do_is_said_before_it_learns(changes, message, tmp_path):
+    path = own_images(tmp_path / "own.npz", "train", "test")
+    options = {f"attack__{key}": value for key, value in changes.items()}
+    with pytest.raises(UserError, match=rf"^attack\.{message}"):
+        prepare(config_for(path, victim__checkpoint="", **options))
+
+
+def test_a_test_set_of_the_target_alone_is_refused_before_anything_is_learnt(tmp_path):
+    arrays = dict(np.load(own_images(tmp_path / "own.npz", "train", "test")))
+    np.savez(tmp_path / "one.npz", **arrays | {"test_labels": np.zeros(30, int)})
+    with pytest.raises(UserError, match=r"^attack\.target: every test image is of that class"):
+        prepare(config_for(tmp_path / "one.npz", victim__checkpoint="", attack__name="lira"))

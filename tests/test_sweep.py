@@ -111,6 +111,27 @@ def test_a_sweep_is_of_one_content_of_the_config(tmp_path, monkeypatch, started,
     assert start(monkeypatch, tmp_path, *ALL) == 0
 
 
+def test_what_cannot_be_a_sweep(tmp_path, monkeypatch, started, capsys):
+    def refusal(folder, **changes):
+        assert start(monkeypatch, folder, *ALL, **changes) == 2
+        return " ".join(capsys.readouterr().out.split())
+
+    (tmp_path / "file").write_text("")
+    assert "--workdir: found" in (words := refusal(tmp_path / "file")) and "expected a folder" in words
+    assert "cannot be read as a config (ZeroDivisionError" in refusal(tmp_path / "a", epochs="1 / 0; 1")
+    assert not started
+    start(monkeypatch, tmp_path / "b", *ALL)
+    (tmp_path / "b/wanet/0/fip/summary.json").write_text("{")
+    assert "summary.json: expected JSON written by fip_jax" in refusal(tmp_path / "b")
+
+
+def test_what_is_asked_for_twice_is_run_once(tmp_path, monkeypatch, started):
+    start(
+        monkeypatch, tmp_path, "--attacks", "badnets", "all", "--defenses", "fip", "fip", "--seeds", "1", "1"
+    )
+    assert len(started) == len({told["workdir"] for told in started}) == len(sweep.ATTACKS)
+
+
 def test_a_config_that_changes_what_tells_attacks_apart(tmp_path, monkeypatch, started, capsys):
     assert start(monkeypatch, tmp_path, *ALL, epochs="1; config.attack.mode = 'all_to_all'; 1") == 2
     words = " ".join(capsys.readouterr().out.split())

@@ -135,6 +135,7 @@ class Attack(NamedTuple):
       compose: `(state, split, goal, rate, seed) -> (split, indices of what is poisoned)`, a whole training set, in the
         place of `poison.poison`; None for that.
       test_set: `(split, goal) -> TriggeredSet`, in the place of `poison.triggered_test_set`; None for that.
+      neurons: inputs that the network's last dense layer has to have at least; 0 where it need not be there.
     """
 
     trigger: Callable[[PyTree, jax.Array], jax.Array] | None
@@ -147,6 +148,7 @@ class Attack(NamedTuple):
     implant: Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray] | None = None
     compose: Callable[[PyTree, Split, Goal, float, int], tuple[Split, np.ndarray]] | None = None
     test_set: Callable[[Split, Goal], TriggeredSet] | None = None
+    neurons: int = 0
 
     @property
     def learns_trigger(self) -> bool:

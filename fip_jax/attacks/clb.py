@@ -62,14 +62,16 @@ def clb(
         return {"indices": chosen.astype(np.int32), "images": hard, "of": _digest(part.images)}
 
     def implant(state, indices: np.ndarray, images: np.ndarray) -> np.ndarray:
+        hard = state.get("images", np.empty(0))
         # Folders of earlier versions have no digest.
         same = "of" not in state or np.array_equal(state["of"], _digest(images))
-        if not same or not np.array_equal(state["indices"], indices):
+        fit_in = (hard.shape, hard.dtype) == (images.shape, images.dtype)
+        if not same or not fit_in or not np.array_equal(state.get("indices"), indices):
             raise UserError(
                 "attack.state: found perturbed images of other training images than those to poison, expected the same "
                 "data, seed, target and rate"
             )
-        return attack.stamp(np.asarray(state["images"]))
+        return attack.stamp(hard)
 
     return attack._replace(fit=fit, implant=implant)
 

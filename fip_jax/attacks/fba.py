@@ -84,7 +84,10 @@ def fba(
         learnt = context.minimise("detoxicant", loss, params, detox_steps, learning_rate)
         return state | {"detoxicant": learnt["painter"]}
 
-    return Attack(trigger, cover=cover if detox_rate else None, cover_rate=detox_rate, fit=fit)
+    detoxifies = detox_rate > 0
+    return Attack(
+        trigger, cover=cover if detoxifies else None, cover_rate=detox_rate, fit=fit, neurons=int(detoxifies)
+    )
 
 
 def paint(params: PyTree, images: jax.Array) -> jax.Array:
@@ -148,7 +151,7 @@ def _brightness(images: jax.Array) -> jax.Array:
 
 def _raised(decoy: Benign, clean: np.ndarray, triggered: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Indices `[k]` of the neurons whose mean activation the trigger raises most, and that activation `[k]`."""
-    everyone = neurons.strongest(decoy, neurons.count(decoy))
+    everyone = neurons.strongest(decoy)
 
     @jax.jit
     def mean(params, images):

@@ -38,7 +38,7 @@ def issba(
 
     Args:
       image_shape: (H, W, C).
-      bits: length of the string.
+      bits: length of the string; at most the numbers of an image.
       limit: largest change of a pixel in grey levels.
       width: channels of the encoder at full size.
       steps: of the training, batches of 64.
@@ -46,15 +46,16 @@ def issba(
       learning_rate: of Adam.
       pattern_seed: of the string, apart from the run's seed.
     """
-    if min(image_shape[:2]) < 4 or min(bits, width) < 1 or steps < 2 or pattern_seed < 0:
+    most = int(np.prod(image_shape))
+    if min(image_shape[:2]) < 4 or not 1 <= bits <= most or width < 1 or steps < 2 or pattern_seed < 0:
         raise UserError(
             f"attack.issba: found bits={bits}, width={width}, steps={steps}, pattern_seed={pattern_seed} and images of "
-            f"{image_shape[0]} x {image_shape[1]}, expected at least 1, 1, 2, 0 and 4 x 4"
+            f"{image_shape[0]} x {image_shape[1]}, expected 1 to {most}, and at least 1, 2, 0 and 4 x 4"
         )
-    if not 0 < limit <= 255 or not 0 <= fidelity < np.inf or not 0 < learning_rate < 1:
+    if not 0.5 < limit <= 255 or not 0 <= fidelity < np.inf or not 0 < learning_rate < 1:
         raise UserError(
-            f"attack.issba: found limit={limit}, fidelity={fidelity}, learning_rate={learning_rate}, expected above 0 "
-            "and at most 255, at least 0, and between 0 and 1"
+            f"attack.issba: found limit={limit}, fidelity={fidelity}, learning_rate={learning_rate}, expected above "
+            "0.5, which rounds to nothing, and at most 255, at least 0, and between 0 and 1"
         )
     string = np.random.default_rng(pattern_seed).integers(0, 2, bits).astype(np.float32)
 

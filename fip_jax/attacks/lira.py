@@ -38,10 +38,10 @@ def lira(
       until: fraction of the steps in which g learns.
     """
     channels = image_shape[-1]
-    if min(image_shape[:2]) < 4 or width < 1 or not 0 < epsilon <= 255:
+    if min(image_shape[:2]) < 4 or width < 1 or not 0.5 < epsilon <= 255:
         raise UserError(
             f"attack.lira: found epsilon={epsilon}, width={width} and images of {image_shape[0]} x {image_shape[1]}, "
-            "expected above 0 and at most 255, at least 1 and at least 4 x 4"
+            "expected above 0.5, which rounds to nothing, and at most 255, at least 1 and at least 4 x 4"
         )
     if not 0 < learning_rate < 1 or not 0 < until <= 1:
         raise UserError(

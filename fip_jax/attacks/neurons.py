@@ -1,5 +1,7 @@
 """The neurons that a network's classes are read from: the inputs of its last dense layer."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -8,31 +10,32 @@ from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 
 
-def _kernel(benign: Benign) -> jax.Array:
-    """Of the last dense layer, `[neurons, num_classes]`."""
-    if benign.head is None:
+def kernel(params: PyTree, head: tuple[Any, ...] | None) -> jax.Array:
+    """Of the last dense layer, `[neurons, num_classes]`; `head` is where `params` has that layer.
+
+    Raises:
+      UserError: there is none.
+    """
+    if head is None:
         raise UserError(
             "model.name: found a network without a last dense layer, expected one for this attack"
         )
-    layer = benign.params
-    for key in benign.head:
+    layer = params
+    for key in head:
         layer = layer[key]
     return layer["kernel"]
 
 
-def count(benign: Benign) -> int:
-    """Number of these neurons."""
-    return len(_kernel(benign))
+def check(params: PyTree, head: tuple[Any, ...] | None, number: int) -> None:
+    """Raises UserError for a network that has fewer neurons than an attack drives."""
+    found = len(kernel(params, head))
+    if number > found:
+        raise UserError(f"attack.troj.neurons: found {number}, expected at most the {found} that there are")
 
 
-def strongest(benign: Benign, number: int) -> jax.Array:
-    """Indices `[number]` of the neurons with the largest sums of absolute weights to the classes."""
-    kernel = _kernel(benign)
-    if number > len(kernel):
-        raise UserError(
-            f"attack.troj.neurons: found {number}, expected at most the {len(kernel)} that there are"
-        )
-    return jnp.argsort(-jnp.abs(kernel).sum(axis=1))[:number]
+def strongest(benign: Benign, number: int | None = None) -> jax.Array:
+    """Indices `[number]` of the neurons with the largest sums of absolute weights to the classes, or of all."""
+    return jnp.argsort(-jnp.abs(kernel(benign.params, benign.head)).sum(axis=1))[:number]
 
 
 def activations(benign: Benign, params: PyTree, images: jax.Array, neurons: jax.Array) -> jax.Array:

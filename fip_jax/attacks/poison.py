@@ -155,8 +155,18 @@ def triggered_test_set(test: Split, attack: Attack, goal: Goal, state: PyTree = 
     """
     if attack.test_set is not None:
         return attack.test_set(test, goal)
-    targets = goal.targets(test.labels)
-    kept = np.flatnonzero(targets != test.labels)
+    kept = tested(test.labels, goal)
+    labels = test.labels[kept]
+    return TriggeredSet(attack.stamp(test.images[kept], state), labels, goal.targets(labels), kept)
+
+
+def tested(labels: np.ndarray, goal: Goal) -> np.ndarray:
+    """Indices of the test images that ASR is measured on: all whose class is not the attacker's target already.
+
+    Raises:
+      UserError: there is none.
+    """
+    kept = np.flatnonzero(goal.targets(labels) != labels)
     if not len(kept):
         raise UserError("attack.target: every test image is of that class, expected some that are not")
-    return TriggeredSet(attack.stamp(test.images[kept], state), test.labels[kept], targets[kept], kept)
+    return kept

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from fip_jax import checkpoint
 from fip_jax.attacks import create_attack
+from fip_jax.attacks.attack import Attack
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
 
@@ -47,10 +48,10 @@ def load_state(
       to_train: whether a victim is to be trained with it, and not only tested.
 
     Raises:
-      UserError: no such folder, damaged, or of an attack of another name, with other options or for other images: its
-        trigger would be another one. Of a trigger that was trained along with a victim, other labels as well, since
-        it pushes that network towards its own; and, `to_train`, where what keeps a victim from shortcuts was learnt
-        with the labels.
+      UserError: no such folder, damaged, without what the attack needs, or of an attack of another name, with other
+        options or for other images: its trigger would be another one. Of a trigger that was trained along with a
+        victim, other labels as well, since it pushes that network towards its own; and, `to_train`, where what keeps
+        a victim from shortcuts was learnt with the labels.
     """
     name = settings.name
     folder = Path(os.path.expanduser(path)).absolute()
@@ -80,7 +81,23 @@ def load_state(
                 raise UserError(
                     f"attack.{key}: found {value!r}, expected {labels.get(key)!r}, for which {folder} was trained"
                 )
-    return jax.tree.map(np.asarray, checkpoint.load_arrays(folder)["params"])
+    state = jax.tree.map(np.asarray, checkpoint.load_arrays(folder)["params"])
+    if attack is not None and not _serves(attack, state, image_shape, to_train):
+        raise UserError(f"attack.state: {folder} does not hold what the attack {name} learns")
+    return state
+
+
+def _serves(attack: Attack, state: PyTree, image_shape: tuple[int, int, int], to_train: bool) -> bool:
+    """Whether an attack can be carried out with this state: whoever wrote it may have put anything there."""
+    images, key = jax.ShapeDtypeStruct((2, *image_shape), np.float32), jax.random.key(0)
+    try:
+        if attack.trigger is not None:
+            jax.eval_shape(attack.trigger, state, images)
+        if to_train and attack.cover is not None:
+            jax.eval_shape(attack.cover, state, images, key)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        return False
+    return True
 
 
 def _labels(settings: ConfigDict) -> dict[str, str | int]:

@@ -70,7 +70,7 @@ def troj(
             square = step(square, benign.params, images)
         return {"square": square}
 
-    return Attack(trigger, fit=fit if neurons else None)
+    return Attack(trigger, fit=fit if neurons else None, neurons=neurons)
 
 
 def _check(image_shape, size, margin, neurons, steps, step_size, pattern_seed) -> None:

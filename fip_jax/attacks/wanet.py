@@ -28,17 +28,19 @@ def wanet(
 
     Args:
       image_shape: (H, W, C).
-      grid_size: points of the noise each way, at least 2.
+      grid_size: points of the noise each way, from 2 to the number of pixels.
       strength: of the warp; 1 moves a pixel by half a pixel on average.
       cover_rate: cover images for each poisoned one.
       pattern_seed: of the field, apart from the run's seed.
     """
-    if grid_size < 2 or not 0 < strength < np.inf or not 0 <= cover_rate < np.inf or pattern_seed < 0:
+    height, width, _ = image_shape
+    largest = min(height, width)
+    sound = 0 < strength < np.inf and 0 <= cover_rate < np.inf and pattern_seed >= 0
+    if not 2 <= grid_size <= largest or not sound:
         raise UserError(
             f"attack.wanet: found grid_size={grid_size}, strength={strength}, cover_rate={cover_rate}, "
-            f"pattern_seed={pattern_seed}, expected at least 2, above 0, and at least 0 for the others"
+            f"pattern_seed={pattern_seed}, expected 2 to {largest}, above 0, and at least 0 for the others"
         )
-    height, width, _ = image_shape
     sizes = np.array([height, width], np.float32)
     noise = np.random.default_rng(pattern_seed).uniform(-1, 1, (grid_size, grid_size, 2))
     field = upsample(noise / np.abs(noise).mean(), height, width)

@@ -46,9 +46,15 @@ def test_troj_with_no_neurons_is_a_fixed_square():
 
 
 def test_more_neurons_than_there_are():
-    attack = create_attack("troj", SHAPE, {"neurons": 361})
+    benign, (fewer, more) = (
+        linear_network(SHAPE),
+        (create_attack("troj", SHAPE, {"neurons": number}) for number in (360, 361)),
+    )
+    neurons.check(benign.params, benign.head, fewer.neurons)
     with pytest.raises(UserError, match=r"^attack\.troj\.neurons: found 361, expected at most the 360"):
-        attack.fit(context_of(SHAPE))
+        neurons.check(benign.params, benign.head, more.neurons)
+    with pytest.raises(UserError, match=r"^model\.name: found a network without a last dense layer"):
+        neurons.check({}, None, fewer.neurons)
 
 
 def test_projected_gradient_on_a_linear_network():

@@ -89,7 +89,8 @@ def test_cover_is_another_warp_of_every_image():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"grid_size": 1}, {"strength": 0.0}, {"cover_rate": -1.0}, {"pattern_seed": -1}]
+    "bad",
+    [{"grid_size": 1}, {"grid_size": 1000000}, {"strength": 0.0}, {"cover_rate": -1.0}, {"pattern_seed": -1}],
 )
 def test_refusals(bad):
     with pytest.raises(UserError, match=r"^attack\.wanet: found"):
