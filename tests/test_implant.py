@@ -152,7 +152,9 @@ def test_clean_label_images_are_kept_for_another_training(signs, tmp_path):
     hard = material.training.images[chosen] // 2
     state = {"indices": chosen.astype(np.int32), "images": hard}
     save_state(tmp_path / "attack", config.attack, (8, 8, 3), state)
-    for number, spoilt in enumerate(({}, {**state, "images": hard[:-1]}, {**state, "images": hard / 2})):
+    for number, spoilt in enumerate(
+        ({}, {**state, "images": hard[:-1]}, {**state, "images": hard / 2}, {**state, "images": state})
+    ):
         save_state(tmp_path / str(number), config.attack, (8, 8, 3), spoilt)
         config.attack.state = str(tmp_path / str(number))
         with pytest.raises(UserError, match=r"^attack\.state: found perturbed images of other"):

@@ -62,7 +62,7 @@ def clb(
         return {"indices": chosen.astype(np.int32), "images": hard, "of": _digest(part.images)}
 
     def implant(state, indices: np.ndarray, images: np.ndarray) -> np.ndarray:
-        hard = state.get("images", np.empty(0))
+        hard = np.asarray(state.get("images"))
         # Folders of earlier versions have no digest.
         same = "of" not in state or np.array_equal(state["of"], _digest(images))
         fit_in = (hard.shape, hard.dtype) == (images.shape, images.dtype)

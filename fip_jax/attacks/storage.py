@@ -89,6 +89,8 @@ def load_state(
 
 def _serves(attack: Attack, state: PyTree, image_shape: tuple[int, int, int], to_train: bool) -> bool:
     """Whether an attack can be carried out with this state: whoever wrote it may have put anything there."""
+    if not isinstance(state, dict):
+        return False
     images, key = jax.ShapeDtypeStruct((2, *image_shape), np.float32), jax.random.key(0)
     try:
         if attack.trigger is not None:

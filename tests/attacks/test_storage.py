@@ -53,6 +53,7 @@ def test_what_keeps_a_victim_from_shortcuts_is_of_its_labels(tmp_path):
         ("lira", {"generator": {}}),
         ("lira", {"generator": np.zeros(3, np.float32)}),
         ("fba", {}),
+        ("clb", np.zeros(3, np.float32)),  # whose trigger needs nothing of it
     ],
 )
 def test_a_state_of_other_things(name, state, tmp_path):
