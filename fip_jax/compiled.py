@@ -1,10 +1,12 @@
 """How programs are compiled, and where they are kept from one run to the next."""
 
+import functools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
-import jaxlib
 
 # What XLA's CPU backend hands to YNNPACK: products and sums, not convolutions, of which YNNPACK cuts those of few
 # channels into too few pieces for the cores. Eigen's take half the time on two.
@@ -12,8 +14,12 @@ YNNPACK = (
     "xla_cpu_experimental_ynn_fusion_type",
     "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 )
-# An unknown flag ends the process, and this is an experimental one: only where it is known to be.
-TRIED_WITH = ("0.10.",)
+# What compiles faster on a CPU; XLA of jaxlib 0.11 and later has no other emitters.
+LITTLE_EFFORT: dict[str, bool | int] = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
+READ_FLAGS = "from jaxlib import xla_client as x; x.CompileOptions().executable_build_options.debug_options"
 
 
 def set_up() -> None:
@@ -24,9 +30,32 @@ def set_up() -> None:
 
 def with_little_effort() -> dict[str, bool | int] | None:
     """Options of `jax.jit` for a program that runs a few times: on a CPU it is compiled faster, and slower itself."""
-    if jax.default_backend() != "cpu" or not jaxlib.__version__.startswith(TRIED_WITH):
+    if jax.default_backend() != "cpu":
         return None
-    return {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+    return {name: value for name, value in LITTLE_EFFORT.items() if is_option(name, value)}
+
+
+@functools.cache
+def is_option(name: str, value: bool | int) -> bool:
+    """Whether the installed XLA compiles with an option of `jax.jit`; asked with a program of nothing, in 20 ms."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True
+
+
+@functools.cache
+def is_flag(flag: str) -> bool:
+    """Whether the installed XLA takes `--NAME=VALUE` in XLA_FLAGS.
+
+    XLA reads its flags once, and ends the process for one that it does not know. So another process reads this one, in
+    a quarter of a second; to look for the name in the library would be no faster, and finds names that XLA has given up.
+    """
+    command = [sys.executable, "-c", READ_FLAGS]
+    return not subprocess.run(command, env=os.environ | {"XLA_FLAGS": flag}, capture_output=True).returncode
 
 
 def keep() -> None:
@@ -42,6 +71,6 @@ def spread_convolutions() -> None:
 
     XLA reads its flags once, when the first program is compiled.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jaxlib.__version__.startswith(TRIED_WITH) and YNNPACK[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{'='.join(YNNPACK)}".strip()
+    flags, flag = os.environ.get("XLA_FLAGS", ""), f"--{'='.join(YNNPACK)}"
+    if YNNPACK[0] not in flags and is_flag(flag):
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()

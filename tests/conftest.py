@@ -4,20 +4,24 @@ import gc
 import os
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",  # most of the time goes into compiling
-        "--xla_cpu_use_fusion_emitters=false",
-    )
-)
-# What one test has compiled, no other compiles again: workers and programs that tests start inherit the folder.
+# Workers and programs that tests start inherit all of this.
 if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # What one test has compiled, no other compiles again.
     COMPILED = tempfile.TemporaryDirectory(prefix="fip_jax_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+    from fip_jax.compiled import is_flag
+
+    faster = "--xla_cpu_use_fusion_emitters=false"
+    flags = (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",  # most of the time goes into compiling
+        *([faster] if is_flag(faster) else []),
+    )
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax
 import pytest
