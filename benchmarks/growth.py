@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import nnls
 
 from benchmarks.speed.workload import Workload, draw_images
-from fip_jax import compiled, convolution
+from fip_jax import compiled, convolution, parallel
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.experiment import environment
 from fip_jax.models import create_model
@@ -69,7 +69,8 @@ CHUNK = 64
 
 def gradient_of_trace(exact: bool, point: Point, network: Any, params: Any, model_state: Any) -> Any:
     """(compiled function, its arguments)."""
-    convolve = convolution.for_per_example_gradients() if exact else convolution.for_batches()
+    choose = convolution.for_per_example_gradients if exact else convolution.for_batches
+    convolve = choose(parallel.platform_of(None))
     objective = make_objective(network, batch_statistics=True, dropout=False)
     objective = objective._replace(log_probs_fn=make_log_probs_fn(network.with_convolution(convolve)))
     settings = Settings(0.1, 1, eta_f=1.0, num_probes=0 if exact else point.probes)

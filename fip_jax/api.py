@@ -164,7 +164,7 @@ def _purify(
         def follow(taken: int, state: purify.State, metrics: purify.Metrics) -> None:
             task.update(taken, loss=float(metrics.loss.mean()))
 
-        state = start.run(follow, purify.steps_at_once(config.report.eval_every))
+        state = start.run(follow, purify.steps_at_once(config.report.eval_every, start.step_fn.platform))
     if int(state.num_skipped) == start.num_steps:
         raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
     return state

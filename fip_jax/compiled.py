@@ -28,9 +28,12 @@ def set_up() -> None:
     keep()
 
 
-def with_little_effort() -> dict[str, bool | int] | None:
-    """Options of `jax.jit` for a program that runs a few times: on a CPU it is compiled faster, and slower itself."""
-    if jax.default_backend() != "cpu":
+def with_little_effort(platform: str) -> dict[str, bool | int] | None:
+    """Options of `jax.jit` for a program that runs a few times: on a CPU it is compiled faster, and slower itself.
+
+    `platform` is the one that it is compiled for, "cpu" or another.
+    """
+    if platform != "cpu":
         return None
     return {name: value for name, value in LITTLE_EFFORT.items() if is_option(name, value)}
 

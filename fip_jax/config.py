@@ -158,6 +158,7 @@ def default_config() -> ConfigDict:
     config.report = ConfigDict()
     config.report.eval_every = 20  # steps of purification between measurements, for the figures alone
     config.report.eval_images = 1000  # test images used while training and purifying; the end uses all
+    config.report.eval_precision = "float32"  # of the networks that rates are taken of, or tensorfloat32
     # Clean and as many triggered test images whose features are drawn by t-SNE, with scikit-learn; 0: no such figure.
     config.report.representations = 300
     config.report.tensorboard = False  # the curves as event files too, in tensorboard/, with tensorboardX
@@ -217,7 +218,8 @@ def check_config(config: ConfigDict) -> None:
     _expect_one_of(config, "clean.source", ("train", "test"))
     _expect_one_of(config, "defense.name", METHODS)
     _expect_one_of(config, "parallel.mode", MODES)
-    _expect_one_of(config, "precision", precision.NAMES)
+    for key in ("precision", "report.eval_precision"):
+        _expect_one_of(config, key, precision.NAMES)
     for key in _POSITIVE:
         _expect(config, key, lambda value: 0 < value < math.inf, "a number above 0")
     for key in _NOT_NEGATIVE:

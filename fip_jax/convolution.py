@@ -11,21 +11,24 @@ import jax
 import jax.numpy as jnp
 
 
-def for_per_example_gradients() -> Callable[..., jax.Array]:
+def for_per_example_gradients(platform: str) -> Callable[..., jax.Array]:
     """The convolution to differentiate under `vmap`, with the signature of `jax.lax.conv_general_dilated`.
 
     There the weight gradients of XLA's convolution become grouped convolutions, which its CPU backend runs
     a hundred times slower than batched matrix products.
+
+    Args:
+      platform: that the program is compiled for, "cpu" or another (see `parallel.platform_of`).
     """
-    return convolve_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
+    return convolve_by_patches if platform == "cpu" else jax.lax.conv_general_dilated
 
 
-def for_batches() -> Callable[..., jax.Array]:
-    """The convolution for gradients, of any order, of sums over a batch; signature as above.
+def for_batches(platform: str) -> Callable[..., jax.Array]:
+    """The convolution for gradients, of any order, of sums over a batch; signature and `platform` as above.
 
     Not for `jax.jvp`, and slow under `vmap` with respect to the weights.
     """
-    return convolve_in_three_ways if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
+    return convolve_in_three_ways if platform == "cpu" else jax.lax.conv_general_dilated
 
 
 def convolve_in_three_ways(inputs, kernel, strides, padding, **options) -> jax.Array:

@@ -59,6 +59,7 @@ def begin(
     model_state: PyTree,
     clean: Split,
     penalty: Penalty = trace_of_fisher,
+    platform: str | None = None,
 ) -> Start:
     """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
 
@@ -69,11 +70,14 @@ def begin(
       model_state: its BatchNorm statistics.
       clean: the defender's images.
       penalty: what `eta_f` weighs.
+      platform: that the step is to be compiled for, "cpu", "cuda" or "tpu"; None for that of the devices used. For
+        another one see `parallel.Step.lower`.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise.
     """
     settings = defense_settings(config)
+    platform = platform or parallel.platform_of(settings.axis)
     as_it_came = (params, model_state)
     fast = config.defense.name == "fast_fip"
     if fast:
@@ -86,13 +90,13 @@ def begin(
     check_sizes(config, len(clean.labels))
     data = to_device(clean.images, clean.labels)
     objective = make_objective(
-        network.with_convolution(convolution.for_batches()).with_axis(settings.axis),
+        network.with_convolution(convolution.for_batches(platform)).with_axis(settings.axis),
         batch_statistics=config.defense.batch_statistics,
         dropout=False,
     )
     # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
     if not settings.num_probes and not fast:
-        per_example = network.with_convolution(convolution.for_per_example_gradients())
+        per_example = network.with_convolution(convolution.for_per_example_gradients(platform))
         objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
 
     def restore(state: purify.State) -> purify.State:

@@ -1,7 +1,7 @@
 """What a defence is judged by: ACC, ASR, RA, DER. All rates are fractions."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,27 @@ class Rates(NamedTuple):
     ra: float | None
 
 
-def make_predict(network: Network) -> Predict:
-    """A function `(params, model_state, images) -> predicted classes`, with the running statistics.
+def make_predict_batch(network: Network, precision: str = "float32") -> Any:
+    """The compiled program `(params, model_state, uint8 images [N, H, W, C]) -> predicted classes, int32 [N]`.
 
-    It takes uint8 images `[N, H, W, C]` on the host and any N, and returns int32 `[N]` on the host.
+    With the running statistics. `precision` is that of products and convolutions (see `precision.py`); left to JAX, a
+    GPU would round to TensorFloat-32 and a TPU to bfloat16, and a rate would depend on where it was measured.
     """
 
     @jax.jit
     def predict_batch(params, model_state, images):
-        return jnp.argmax(network(params, model_state, to_unit(images))[0], axis=-1)
+        with jax.default_matmul_precision(precision):
+            return jnp.argmax(network(params, model_state, to_unit(images))[0], axis=-1)
+
+    return predict_batch
+
+
+def make_predict(network: Network, precision: str = "float32") -> Predict:
+    """A function `(params, model_state, images) -> predicted classes`; arguments as of `make_predict_batch`.
+
+    It takes uint8 images `[N, H, W, C]` on the host and any N, and returns int32 `[N]` on the host.
+    """
+    predict_batch = make_predict_batch(network, precision)
 
     def predict(params, model_state, images, batch_size: int = BATCH_SIZE):
         predictions = [np.zeros(0, np.int32)]

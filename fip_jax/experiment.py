@@ -110,7 +110,7 @@ def _story(
     config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
 ) -> dict[str, Any]:
     was_given = given.check(config, material, workdir)
-    predict = make_predict(fresh.network)
+    predict = make_predict(fresh.network, config.report.eval_precision)
     sharpness = OverTime(config, fresh, material.test, workdir)
 
     def measure(state: Suspect | purify.State, material: Material = material) -> Row:
@@ -169,7 +169,7 @@ def _purify(
     smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
     purified = purify_suspect(config, victim, material.clean, workdir, measure)
     console.print("inspect the purified network")
-    predict = make_predict(purified.suspect.network)
+    predict = make_predict(purified.suspect.network, config.report.eval_precision)
     after = workdir.once("purified", lambda: _all_rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: analysis.brief(purified.suspect))
 

@@ -145,7 +145,7 @@ def run(
         with Task(phase.title, phase.num_steps, done) as task:
             recorder = _Recorder(phase, workdir, checkpoints, task, notes)
             recorder.start(state)
-            at_once = purify.steps_at_once(phase.measure_every)
+            at_once = purify.steps_at_once(phase.measure_every, step_fn.platform)
             state = purify.run(step_fn, state, anchor, data, phase.num_steps, recorder, at_once)
     finally:
         checkpoints.close()

@@ -176,12 +176,13 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def steps_at_once(every: int) -> int:
+def steps_at_once(every: int, platform: str) -> int:
     """How many steps go to the device in one dispatch, where the host has a look at the state every so many.
 
-    XLA's CPU convolutions are many times slower inside of a compiled loop; elsewhere the loop saves the host's time.
+    `platform` is that of the step, "cpu" or another. XLA's CPU convolutions are many times slower inside of a compiled
+    loop; elsewhere the loop saves the host's time.
     """
-    return 1 if jax.default_backend() == "cpu" else every
+    return 1 if platform == "cpu" else every
 
 
 def run(

@@ -76,8 +76,9 @@ class Smoothness:
         axis: str | None = None,
     ):
         self._batch, self._chunk_size, self._axis = batch, chunk_size, axis
-        for_gradients = network.with_convolution(convolution.for_per_example_gradients())
-        for_batches = make_log_probs_fn(network.with_convolution(convolution.for_batches()))
+        platform = parallel.platform_of(axis)
+        for_gradients = network.with_convolution(convolution.for_per_example_gradients(platform))
+        for_batches = make_log_probs_fn(network.with_convolution(convolution.for_batches(platform)))
 
         @in_float32
         def of_examples(quantity, chunk, params, model_state, *rest):
@@ -106,7 +107,7 @@ class Smoothness:
         @functools.cache
         def compiled_parts(of_chunk, quantity, axis):
             # Products are taken hundreds of times, what is asked of the examples' gradients a few times.
-            options = compiled.with_little_effort() if of_chunk is of_examples else None
+            options = compiled.with_little_effort(platform) if of_chunk is of_examples else None
             return parallel.map_shares(functools.partial(of_chunk, quantity), axis, options)
 
         self._compiled = compiled_parts

@@ -234,7 +234,8 @@ def _settings(config: ConfigDict, num_images: int, epochs: int, adaptive: bool) 
 
 
 def _lesson(config: ConfigDict, suspect: Suspect, settings: Settings, by_batch: ByBatch | None) -> Lesson:
-    network = suspect.network.with_axis(settings.axis).with_convolution(convolution.for_batches())
+    convolve = convolution.for_batches(parallel.platform_of(settings.axis))
+    network = suspect.network.with_axis(settings.axis).with_convolution(convolve)
     lesson = Lesson(
         make_objective(network, batch_statistics=True, dropout=True),
         make_draw(config.victim.batch_size, config.dataset.crop_padding, config.dataset.flip),

@@ -80,7 +80,8 @@ def test_only_exact_traces_of_whole_kernels_need_another_convolution(
 ):
     seen = []
 
-    def spy():
+    def spy(platform):
+        assert platform == "cpu"
         seen.append(method)
         return jax.lax.conv_general_dilated
 

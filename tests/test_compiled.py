@@ -47,13 +47,17 @@ def test_flags_are_added_where_nobody_chose(monkeypatch, known, before, expected
 
 def test_little_effort_leaves_out_what_xla_does_not_know_and_changes_no_result(monkeypatch):
     monkeypatch.setattr(compiled, "LITTLE_EFFORT", compiled.LITTLE_EFFORT | {"xla_cpu_no_such_option": 1})
-    options = compiled.with_little_effort()
+    options = compiled.with_little_effort("cpu")
     emitters = "xla_cpu_use_fusion_emitters"
     assert (emitters in options) == compiled.is_flag(f"--{emitters}=false")
     assert options.keys() - {emitters} == {"xla_backend_optimization_level"}
     shapes = jnp.ones((4, 8, 8, 3)), jnp.ones((3, 3, 3, 2))
     found = jax.jit(convolve, compiler_options=options)(*shapes)
     assert jnp.allclose(found, convolve(*shapes))
+
+
+def test_all_effort_goes_into_programs_for_other_platforms():
+    assert compiled.with_little_effort("gpu") is compiled.with_little_effort("tpu") is None
 
 
 def test_an_option_that_xla_knows_with_another_kind_of_value_is_no_unknown_one():

@@ -148,6 +148,8 @@ def test_plain_convolutions_are_matrix_products():
     assert "conv_general" not in text
 
 
-def test_choice_for_the_cpu():
-    assert for_per_example_gradients() is convolve_by_patches
-    assert for_batches() is convolve_in_three_ways
+def test_choice_by_platform():
+    assert for_per_example_gradients("cpu") is convolve_by_patches
+    assert for_batches("cpu") is convolve_in_three_ways
+    for platform in ("cuda", "gpu", "tpu"):
+        assert for_per_example_gradients(platform) is for_batches(platform) is jax.lax.conv_general_dilated

@@ -91,6 +91,16 @@ def test_eight_devices_equal_one(begin, method):
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(many))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_all_devices_leave_a_step_with_the_same_state(begin, method):
+    start = begin(method, "pmap")
+    state, metrics = start.step_fn(fresh(start), start.anchor, start.data)
+    for leaf in jax.tree.leaves((state._replace(key=None), metrics)):
+        first, *others = (np.asarray(leaf.addressable_data(index)) for index in range(DEVICES))
+        for other in others:
+            np.testing.assert_array_equal(other, first)
+
+
 def test_several_steps_in_one_dispatch_of_eight_devices(begin):
     one, _ = purified(begin("ft", "none"))
     many, seen = purified(begin("ft", "pmap"), at_once=2)

@@ -59,6 +59,8 @@ def run(path, *, crash=None, data=DATA, measure=None, step=STEP, checkpoint_seco
     crash = crash or Crash()
 
     class Stepping:
+        platform = "cpu"
+
         def __call__(self, *arguments):
             crash("step")
             return step(*arguments)
@@ -169,7 +171,7 @@ def test_a_run_stopped_at_every_step(tmp_path, monkeypatch, undisturbed):
 @pytest.mark.parametrize("where, at", [("step", 9), ("step", 2), ("before saving", 2), ("after saving", 1)])
 def test_a_whole_interval_in_one_dispatch(tmp_path, monkeypatch, undisturbed, where, at):
     # As on a GPU: dispatches of 4, 4 and 3 steps, each of them a row and here a checkpoint.
-    monkeypatch.setattr(purify, "steps_at_once", lambda every: every)
+    monkeypatch.setattr(purify, "steps_at_once", lambda every, platform: every)
     patch_due(monkeypatch, 1)
     crash = Crash(where, at)
     with monkeypatch.context() as patch:
@@ -189,7 +191,8 @@ def test_a_whole_interval_in_one_dispatch(tmp_path, monkeypatch, undisturbed, wh
 
 
 def test_on_a_cpu_every_step_is_a_dispatch():
-    assert purify.steps_at_once(20) == 1
+    assert STEP.platform == "cpu"
+    assert [purify.steps_at_once(20, platform) for platform in ("cpu", "gpu", "tpu")] == [1, 20, 20]
 
 
 def test_rows_have_the_means_of_their_interval(tmp_path, undisturbed):

@@ -10,6 +10,7 @@ from oracles import conv_net
 from fip_jax import eigen, purify, spectral, spectrum
 from fip_jax.config import check_config, default_config, defense_settings, victim_settings
 from fip_jax.errors import UserError
+from fip_jax.evaluate import make_predict_batch
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
 from fip_jax.smoothness import Smoothness
@@ -88,12 +89,25 @@ def test_what_is_written_and_orthogonalised_is_float32(case):
         assert set(products(program)) == {"HIGHEST"}
 
 
+@pytest.mark.parametrize("asked, expected", [((), "HIGHEST"), (("tensorfloat32",), "HIGH")])
+def test_rates_are_taken_in_float32_unless_asked_otherwise(case, asked, expected):
+    network, params, model_state, _ = case
+    images = jnp.zeros((2, 6, 6, 3), jnp.uint8)
+    program = jax.make_jaxpr(make_predict_batch(network, *asked))(params, model_state, images)
+    assert set(products(program)) == {expected}
+
+
 def test_config_sets_it():
     config = default_config()
     for name in ("float32", "tensorfloat32"):
         config.precision = name
         check_config(config)
         assert defense_settings(config).precision == victim_settings(config, 256).precision == name
-    config.precision = "float16"
-    with pytest.raises(UserError, match="precision: found 'float16', expected one of float32, tensorfloat32"):
-        check_config(config)
+    assert config.report.eval_precision == "float32"
+    for part, key in ((config.report, "eval_precision"), (config, "precision")):
+        part[key] = "float16"
+        with pytest.raises(
+            UserError, match=f"{key}: found 'float16', expected one of float32, tensorfloat32"
+        ):
+            check_config(config)
+        part[key] = "float32"

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.purification import models, rows, study
 from benchmarks.purification.tables import Run
-from fip_jax import compiled, convolution, purify, suspect
+from fip_jax import compiled, convolution, parallel, purify, suspect
 from fip_jax.data.batches import make_draw, to_device
 from fip_jax.defend import begin
 from fip_jax.evaluate import make_predict, rates
@@ -94,7 +94,7 @@ def curve(start: Start, places: models.Places) -> dict[str, Any]:
             row.update({f"{name}_{taken}": round(value, 5) for name, value in found._asdict().items()})
 
     note(0, network)
-    trained = network.network.with_convolution(convolution.for_batches())
+    trained = network.network.with_convolution(convolution.for_batches(parallel.platform_of(None)))
     objective = make_objective(trained, batch_statistics=True, dropout=False)
     draw = make_draw(BATCH_SIZE, config.dataset.crop_padding, config.dataset.flip)
     key = jax.random.fold_in(jax.random.key(start.seed), 40)

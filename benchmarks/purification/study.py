@@ -28,6 +28,7 @@ from fip_jax.defend import begin
 from fip_jax.errors import UserError
 from fip_jax.evaluate import effectiveness, make_predict, rates
 from fip_jax.material import prepare
+from fip_jax.objective import trace_of_fisher
 from fip_jax.pages import ask_for_large_pages
 from fip_jax.progress import console
 from fip_jax.timing import Lap
@@ -58,8 +59,8 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     config = configure(run, places)
     victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
     lap = Lap()
-    penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
-    start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
+    penalty = official.noise if run.method.endswith("_noise") else trace_of_fisher
+    start = begin(config, victim.network, victim.params, victim.model_state, material.clean, penalty)
     state = jax.block_until_ready(start.run())
     spent = lap.read()
     after = rates(predict, state.params, state.model_state, material.test, material.triggered)

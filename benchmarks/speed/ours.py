@@ -34,7 +34,7 @@ def prepare(work: Workload) -> Task:
     config = configure(work)
     penalty = official.noise if work.row == "official" else trace_of_fisher
     start = defend.begin(config, *network, draw_images(work), penalty)
-    at_once = purify.steps_at_once(config.report.eval_every)
+    at_once = purify.steps_at_once(config.report.eval_every, start.step_fn.platform)
     return (_whole if "purification" in work.row else _steps)(start, at_once)
 
 
@@ -94,7 +94,7 @@ def _lambda_max(work: Workload, network: Any, params: Any, model_state: Any) -> 
 
 
 def _evaluation(work: Workload, network: Any, params: Any, model_state: Any) -> Task:
-    predict, images = make_predict(network), draw_images(work, EVALUATED).images
+    predict, images = make_predict(network, work.precision), draw_images(work, EVALUATED).images
 
     def run(count: int) -> int:
         for _ in range(count):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fip_jax import convolution
+from fip_jax import convolution, parallel
 from fip_jax.per_example import PyTree
 
 
@@ -50,7 +50,7 @@ def apply_unet(params: PyTree, images: jax.Array) -> jax.Array:
 
 def convolve(layer: PyTree, images: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with a bias; the output is `ceil(size / stride)` each way."""
-    found = convolution.for_batches()(
+    found = convolution.for_batches(parallel.platform_of(None))(
         images, layer["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return found + layer["bias"][None, None, None]

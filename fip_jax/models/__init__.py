@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from fip_jax import compiled
+from fip_jax import compiled, parallel
 from fip_jax.errors import UserError
 from fip_jax.models.preact_resnet18 import PreActResNet18
 from fip_jax.models.resnet18 import ResNet18
@@ -92,7 +92,6 @@ def _program(
     constructor = functools.partial(network, num_classes, image_size, **dict(options))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: constructor(rngs=nnx.Rngs(0))))
     # Without one, every draw of every shape would be a program of its own, and Flax compiles them with all effort.
-    draw = jax.jit(
-        lambda key: nnx.state(constructor(rngs=nnx.Rngs(key))), compiler_options=compiled.with_little_effort()
-    )
+    options_of_jit = compiled.with_little_effort(parallel.platform_of(None))
+    draw = jax.jit(lambda key: nnx.state(constructor(rngs=nnx.Rngs(key))), compiler_options=options_of_jit)
     return graphdef, draw

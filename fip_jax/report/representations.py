@@ -16,6 +16,7 @@ from fip_jax.data.split import spread
 from fip_jax.errors import UserError
 from fip_jax.evaluate import BATCH_SIZE
 from fip_jax.material import Material
+from fip_jax.precision import in_float32
 from fip_jax.suspect import Suspect
 
 # Okabe and Ito (2008); each kind of point has a shape of its own as well.
@@ -65,6 +66,7 @@ def features_of(network: Suspect, images: np.ndarray) -> np.ndarray | None:
     """Penultimate features `[N, D]` of uint8 images; None without a dense layer, or where they are not finite."""
 
     @jax.jit
+    @in_float32
     def features(params, model_state, batch):
         return network.network.features(params, model_state, to_unit(batch))
 
