@@ -23,12 +23,14 @@ def case():
     )
 
 
-def lowered(case, platform, mode="none", num_probes=0, **options):
+def lowered(case, platform, mode="none", num_probes=0, eta_f=1e-3, **options):
     config = default_config()
     config.parallel.mode = mode
     config.defense.name = "fip"
     config.defense.batch_size = 16
-    config.defense.fip.update({"num_probes": num_probes, "trace_batch_size": 8, "radius": 0.0})
+    config.defense.fip.update(
+        {"num_probes": num_probes, "trace_batch_size": 8, "radius": 0.0, "eta_f": eta_f}
+    )
     check_config(config)
     start = defend.begin(config, *case, platform=platform)
     others = start.state, start.anchor, start.data
@@ -60,6 +62,15 @@ def test_several_steps_are_one_loop_and_several_devices_meet_in_sums_alone(case,
         assert other not in text
     assert "f64" not in text
     assert f"mhlo.num_partitions = {jax.device_count()}" in text
+
+
+def test_the_trace_asks_for_two_sums_of_the_size_of_the_network(case):
+    with_trace, without = (
+        lowered(case, "tpu", "pmap", num_probes=1, eta_f=eta_f).count("stablehlo.all_reduce")
+        for eta_f in (1e-3, 0.0)
+    )
+    # The probe's gradient and that of the trace; and the trace itself.
+    assert with_trace - without == 2 * len(jax.tree.leaves(case[1])) + 1
 
 
 def test_the_state_is_given_away(case):

@@ -3,8 +3,8 @@
     python -m benchmarks.ahead --out=benchmarks/results/ahead
 
 Needs `pip install ".[aot]"`, no accelerator and no driver; nothing runs. Writes OUT.json and OUT.md. A program that
-OUT.json has a row of is not compiled again, and an error of its compiler is a row as well. Times of compiling are those of the
-processors, since the machine may do other things meanwhile.
+OUT.json has a row of is not compiled again, and an error of its compiler is a row as well. Times of compiling are
+those of the processors, since the machine may do other things meanwhile.
 """
 
 import argparse
@@ -12,21 +12,22 @@ import json
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # whatever else is here
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks a metadata server what machine this is
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ahead import programs, table
 from benchmarks.ahead.chips import CHIPS
+from fip_jax.errors import UserError
 from fip_jax.experiment import environment
 from fip_jax.progress import console
 from fip_jax.workdir import write_json, write_whole
 
-
-# With its own choice the compiler for TPUs takes minutes a program; with little the cycles that it estimates mean nothing.
+COMPILERS = ("libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
+# With its own choice the compiler for TPUs takes minutes a program; with little the cycles that it estimates mean
+# nothing.
 EFFORTS = {"cuda": "UNKNOWN", "tpu": "O0"}
 
 
@@ -55,17 +56,36 @@ def main() -> None:
         help=f"of the compiler, UNKNOWN for its own choice; by default {EFFORTS}",
     )
     arguments = parser.parse_args()
-    path = arguments.out.with_suffix(".json")
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    try:
+        compile_missing(arguments.out, wanted(arguments))
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def compile_missing(out: Path, asked: list[programs.Wanted]) -> None:
+    """Adds the programs that OUT.json does not have."""
+    path = out.with_suffix(".json")
+    rows = _rows_of(path) if path.exists() else []
     have = {tuple(row[name] for name in programs.Wanted._fields) for row in rows}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for program in wanted(arguments):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for program in asked:
         if tuple(program) in have:
             continue
         rows.append(programs.compiled(program))
         console.print(table.in_words(rows[-1]), markup=False)
-        write_json(path, environment() | {"rows": rows})
-        write_whole(arguments.out.with_suffix(".md"), table.markdown(rows).encode())
+        compilers = {"compilers": {name: version(name) for name in COMPILERS}}
+        write_json(path, {"versions": environment()["versions"]} | compilers | {"rows": rows})
+        write_whole(out.with_suffix(".md"), table.markdown(rows).encode())
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        return [row for row in rows if programs.Wanted(*(row[name] for name in programs.Wanted._fields))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: found no rows of this program, expected a file that it has written"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ and memory bandwidth per chip), the data sheets of NVIDIA's A100 80GB SXM and H1
 memory bandwidth).
 """
 
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -129,6 +130,9 @@ def devices_of(name: str, count: int) -> list[jax.Device]:
     Raises:
       UserError: the compiler for it is not installed.
     """
+    # Otherwise libtpu asks a server of Google's what machine this is.
+    for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+        os.environ.setdefault(variable, value)
     chip = CHIPS[name]
     topology = chip.topologies[min(size for size in chip.topologies if size >= count)]
     try:
