@@ -65,7 +65,7 @@ def _kind(operations: set[str]) -> str:
 
 def profile(work: Workload, steps: int) -> dict[str, Any]:
     """Milliseconds of a step by kind, and in all."""
-    start = ours.prepare(work).method
+    start = ours.begin(work)
     program = jax.jit(lambda *arguments: start.step_fn(*arguments))
     step = program.lower(start.state, start.anchor, start.data).compile()
     jax.block_until_ready(step(start.state, start.anchor, start.data))

@@ -3,20 +3,22 @@
     python -m pip install ".[bench]" && python -m benchmarks.run --preset=cpu --out=benchmarks/results/cpu
 
 Each side runs in a process of its own, and they take turns in every round, so that a machine that slows down slows all
-of them. Before a step is timed, PyTorch takes one from the weights, images and noise of ours: its loss, trace and
-update have to be ours to float32 accuracy, else nothing is timed. Compiling is reported apart. Writes OUT.json after
-every row, and OUT.md and OUT.png at the end.
+of them. Before a step is timed, PyTorch takes one from the weights, images and noise of ours, in float64: its loss,
+trace and update have to be ours, else the row is left out. Compiling is reported apart. Writes OUT.json after every
+row, and OUT.md and OUT.png at the end. A second start goes on from the rows that OUT.json has, where preset, versions
+and hardware are the same.
 """
 
 import argparse
+import json
 import os
 import statistics
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.speed import table
+from benchmarks.speed.agreement import agree
 from benchmarks.speed.worker import SIDES, Failed, Worker
 from benchmarks.speed.workload import ROWS, Workload
 from fip_jax.progress import console
@@ -96,46 +98,51 @@ PRESETS = {
 }
 
 
-def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[str, dict[str, Any]]:
-    """Seconds of a row by side, or the error where a side could not do it.
+def compare(work: Workload, checkers: dict[str, Worker]) -> dict[str, dict[str, Any]]:
+    """How far each side's step is from ours, by side, or the error where a side could not take it."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        expected = checkers[SIDES[0]].take_step(work)
+    except Failed as error:
+        return {SIDES[0]: {"error": str(error)}}
+    for side, checker in checkers.items():
+        if side != SIDES[0]:
+            try:
+                found[side] = {"differences": checker.compare(work, expected)}
+            except Failed as error:
+                found[side] = {"error": str(error)}
+    return found
 
-    Raises:
-      Failed: a side computes something else than ours.
-    """
-    result: dict[str, dict[str, Any]] = {}
+
+def measure(work: Workload, workers: dict[str, Worker], preset: Preset) -> dict[str, dict[str, Any]]:
+    """Seconds of a row by side, or the error where a side could not do it."""
+    result: dict[str, dict[str, Any]] = {side: {"seconds": []} for side in workers}
     counts: dict[str, int] = {}
-    expected = None
     whole = "purification" in work.row
-    for side, worker in workers.items():
-        try:
-            # Compared in float32, which may be another program than the one that is timed on a GPU.
-            exact = work._replace(precision="float32") if work.is_step else work
-            result[side] = {"first_seconds": worker.prepare(exact), "seconds": []}
-        except Failed as error:
-            result[side] = {"error": str(error)}
-            if side == SIDES[0]:
-                break  # nothing to compare with
-            continue
-        if work.is_step and side == SIDES[0]:
-            expected = worker.take_step(exact)
-        elif expected is not None:
-            result[side]["differences"] = worker.compare(exact, expected)
-        try:
-            if exact != work:
-                worker.prepare(work)
-            done, seconds = (1, preset.seconds) if whole else worker.run(1)
-            counts[side] = max(1, round(preset.seconds * done / max(seconds, 1e-9)))
-        except Failed as error:
-            result[side] = {"error": str(error)}
-    for _ in range(preset.whole_rounds if whole else preset.rounds):
-        for side, count in counts.items():
-            done, seconds = workers[side].run(count)
-            result[side]["seconds"].append(seconds / done)
-    for side in counts:
+
+    def begin(side: str) -> None:
+        result[side]["first_seconds"] = workers[side].prepare(work)
+        done, seconds = (1, preset.seconds) if whole else workers[side].run(1)
+        counts[side] = max(1, round(preset.seconds * done / max(seconds, 1e-9)))
+
+    def time(side: str) -> None:
+        done, seconds = workers[side].run(counts[side])
+        result[side]["seconds"].append(seconds / done)
+
+    def end(side: str) -> None:
         found = result[side]
         found["median"] = statistics.median(found["seconds"])
         found["quartiles"] = quartiles(found["seconds"])
         found["peak_mib"] = workers[side].peak()
+
+    rounds = preset.whole_rounds if whole else preset.rounds
+    for act in (begin, *[time] * rounds, end):
+        for side in workers:
+            if "error" not in result[side]:
+                try:
+                    act(side)
+                except Failed as error:
+                    result[side] = {"error": str(error)}
     return result
 
 
@@ -170,44 +177,91 @@ def sides() -> list[str]:
 
 
 def run(preset: Preset, out: Path) -> dict[str, Any]:
-    """Measures everything; returns what `OUT.json` holds."""
+    """Measures what `OUT.json` does not hold yet; returns what it holds then."""
     names = sides()
     workers = {side: Worker(side) for side in names}
-    content: dict[str, Any] = {"rows": []}
+    # Processes of their own, so that nothing is timed beside what a comparison has left in memory.
+    checkers = {side: Worker(side) for side in names}
+    content: dict[str, Any] = {"rows": [], "preset": preset._asdict(), "load": busy()}
     try:
-        content["load"] = busy()
         content["environment"] = {side: worker.about() for side, worker in workers.items()}
-        for name, network in preset.networks.items():
-            for row in network.ours:
-                work = Workload(row, name, network.width, preset.num_clean, precision=preset.precision)
-                taking_part = {side: workers[side] for side in names if network.takes_part(side, row)}
-                measured = measure(work, taking_part, preset)
-                content["rows"].append(work._asdict() | {"sides": measured})
-                write_json(out.with_suffix(".json"), content)
-                console.print(table.line(content["rows"][-1]), markup=False)
-                if preset.fresh:
-                    for worker in workers.values():
-                        worker.close()
-                    workers = {side: Worker(side) for side in names}
+        kept = rows_before(out.with_suffix(".json"), content)
+        for work in workloads(preset):
+            taking_part = [side for side in names if preset.networks[work.network].takes_part(side, work.row)]
+            if work in kept:
+                content["rows"].append(kept[work])
+                continue
+            row = measure_row(
+                work, *({side: of[side] for side in taking_part} for of in (workers, checkers)), preset
+            )
+            content["rows"].append(row)
+            write_json(out.with_suffix(".json"), content)
+            console.print(table.line(row), markup=False)
+            if preset.fresh:
+                for worker in workers.values():
+                    worker.close()
+                workers = {side: Worker(side) for side in names}
     finally:
-        for worker in workers.values():
+        for worker in (*workers.values(), *checkers.values()):
             worker.close()
     return content
+
+
+def workloads(preset: Preset) -> list[Workload]:
+    """All rows, in order."""
+    return [
+        Workload(row, name, network.width, preset.num_clean, precision=preset.precision)
+        for name, network in preset.networks.items()
+        for row in network.ours
+    ]
+
+
+def measure_row(
+    work: Workload, workers: dict[str, Worker], checkers: dict[str, Worker], preset: Preset
+) -> dict[str, Any]:
+    """A row of `OUT.json`: times, or where the sides compute different things, by how much."""
+    compared = compare(work, checkers) if work.is_step and len(workers) > 1 else {}
+    wrong = [
+        f"{side} by {value:.2g} of the {name}"
+        for side, found in compared.items()
+        for name, value in found.get("differences", {}).items()
+        if not agree(found["differences"])
+    ]
+    if wrong:
+        return work._asdict() | {"sides": {}, "disagree": ", ".join(wrong)}
+    able = {side: worker for side, worker in workers.items() if "error" not in compared.get(side, {})}
+    measured = measure(work, able, preset)
+    return work._asdict() | {
+        "sides": {side: compared.get(side, {}) | measured.get(side, {}) for side in workers}
+    }
+
+
+def rows_before(path: Path, content: dict[str, Any]) -> dict[Workload, dict[str, Any]]:
+    """The rows of an earlier start that are as good as new: same preset, versions and hardware, nothing failed."""
+    if not path.exists():
+        return {}
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(content))
+    if any(before.get(key) != now[key] for key in ("preset", "environment")):
+        console.print(f"{path}: of another preset, version or machine; measured anew", markup=False)
+        return {}
+    rows = [row for row in before["rows"] if not any("error" in found for found in row["sides"].values())]
+    console.print(f"{path}: goes on with {len(rows)} rows from before; delete it to begin anew", markup=False)
+    return {Workload(**{name: row[name] for name in Workload._fields}): row for row in rows}
 
 
 def main() -> None:
     """Measures, and writes numbers, table and figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", choices=PRESETS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="files to write, without an ending")
+    parser.add_argument("--out", type=Path, help="files to write, without an ending (runs/speed/PRESET)")
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        content = run(PRESETS[arguments.preset], arguments.out)
-    except Failed as error:
-        sys.exit(f"benchmarks.run: {error}")
-    arguments.out.with_suffix(".md").write_text(table.markdown(content))
-    table.draw(content, arguments.out.with_suffix(".png"))
+    out = arguments.out or Path("runs", "speed", arguments.preset)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = run(PRESETS[arguments.preset], out)
+    text = table.markdown(content)
+    out.with_suffix(".md").write_text(text)
+    table.draw(content, out.with_suffix(".png"))
+    print(text)
 
 
 if __name__ == "__main__":

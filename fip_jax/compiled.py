@@ -54,8 +54,8 @@ def is_option(name: str, value: bool | int) -> bool:
 def is_flag(flag: str) -> bool:
     """Whether the installed XLA takes `--NAME=VALUE` in XLA_FLAGS.
 
-    XLA reads its flags once, and ends the process for one that it does not know. So another process reads this one, in
-    a quarter of a second; to look for the name in the library would be no faster, and finds names that XLA has given up.
+    XLA ends the process for a flag that it does not know. So another process reads this one, in a quarter of a second:
+    to look for its name in the library would be no faster, and finds names that XLA has given up.
     """
     command = [sys.executable, "-c", READ_FLAGS]
     return not subprocess.run(command, env=os.environ | {"XLA_FLAGS": flag}, capture_output=True).returncode

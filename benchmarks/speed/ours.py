@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.purification import official
 from benchmarks.speed.workload import (
@@ -31,11 +32,17 @@ def prepare(work: Workload) -> Task:
         return _lambda_max(work, *network)
     if work.row == "evaluation":
         return _evaluation(work, *network)
-    config = configure(work)
-    penalty = official.noise if work.row == "official" else trace_of_fisher
-    start = defend.begin(config, *network, draw_images(work), penalty)
-    at_once = purify.steps_at_once(config.report.eval_every, start.step_fn.platform)
+    start = begin(work)
+    at_once = purify.steps_at_once(configure(work).report.eval_every, start.step_fn.platform)
     return (_whole if "purification" in work.row else _steps)(start, at_once)
+
+
+def begin(work: Workload, dtype: Any = jnp.float32) -> defend.Start:
+    """A row's method before its first step, with weights of a type."""
+    network, *arrays = weights(work)
+    arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), arrays)
+    penalty = official.noise if work.row == "official" else trace_of_fisher
+    return defend.begin(configure(work), network, *arrays, draw_images(work), penalty)
 
 
 def weights(work: Workload) -> tuple[Network, Any, Any]:
@@ -45,7 +52,11 @@ def weights(work: Workload) -> tuple[Network, Any, Any]:
 
 @functools.cache
 def _weights(name: str, num_classes: int, image_size: int, width: int) -> tuple[Network, Any, Any]:
-    return split_module(create_model(name, num_classes, image_size, 0, width=width))
+    network, params, model_state = split_module(create_model(name, num_classes, image_size, 0, width=width))
+    # With biases of zero a black border meets the activations exactly where they have two derivatives.
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda leaf: leaf + 0.01 * rng.standard_normal(leaf.shape, np.float32), params)
+    return network, moved, model_state
 
 
 def _copied(state: purify.State) -> purify.State:
@@ -63,7 +74,7 @@ def _steps(start: defend.Start, at_once: int) -> Task:
         jax.block_until_ready(state[0])
         return dispatches * at_once
 
-    return Task(lambda: run(1), run, start)
+    return Task(lambda: run(1), run)
 
 
 def _whole(start: defend.Start, at_once: int) -> Task:

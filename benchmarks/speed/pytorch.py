@@ -40,19 +40,23 @@ def build(work: Workload) -> torch.nn.Module:
 
 def prepare(work: Workload, compiled: bool) -> Task:
     """The task of a row."""
+    purification = begin(work, compiled)
+    if work.row == "lambda_max":
+        return _lambda_max(work, purification)
+    if work.row == "evaluation":
+        return _evaluation(work, purification)
+    return (_whole if "purification" in work.row else _steps)(work, purification)
+
+
+def begin(work: Workload, compiled: bool, dtype: torch.dtype = torch.float32) -> baseline.Purification:
+    """A row's method before its first step, with weights of a type."""
     config = configure(work)
-    settings, module = defense_settings(config), build(work)
+    module = build(work).to(dtype)
     if "fast" in work.row:
         module = factorise(module, config.defense.fast_fip.whole_head)
-
-    def fresh() -> baseline.Purification:
-        return baseline.Purification(module, settings, compiled=compiled, official=work.row == "official")
-
-    if work.row == "lambda_max":
-        return _lambda_max(work, fresh())
-    if work.row == "evaluation":
-        return _evaluation(work, fresh())
-    return (_whole if "purification" in work.row else _steps)(work, fresh())
+    return baseline.Purification(
+        module, defense_settings(config), compiled=compiled, official=work.row == "official"
+    )
 
 
 def _batches(work: Workload) -> Any:
@@ -100,7 +104,7 @@ def _steps(work: Workload, purification: baseline.Purification) -> Task:
         taken[0] = 0
         purification.restore(start)
 
-    return Task(warm_up, run, purification)
+    return Task(warm_up, run)
 
 
 def _whole(work: Workload, purification: baseline.Purification) -> Task:

@@ -32,8 +32,14 @@ def _cell(found: dict[str, Any] | None) -> str:
 
 def line(row: dict[str, Any]) -> str:
     """A row while the benchmark runs."""
+    if "disagree" in row:
+        return f"{_left_out(row)}: left out"
     cells = (f"{side} {_cell(row['sides'].get(side))}" for side in SIDES if side in row["sides"])
     return f"{row['network']} {ROWS[row['row']][0]}: " + ", ".join(cells)
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    return f"{row['network']} {ROWS[row['row']][0]} is not ours in float64: {row['disagree']}"
 
 
 def speedup(row: dict[str, Any]) -> float | None:
@@ -46,8 +52,9 @@ def speedup(row: dict[str, Any]) -> float | None:
 def markdown(content: dict[str, Any]) -> str:
     """Tables of times, of the seconds until the first result, and of memory."""
     lines = []
-    for network in dict.fromkeys(row["network"] for row in content["rows"]):
-        rows = [row for row in content["rows"] if row["network"] == network]
+    timed = [row for row in content["rows"] if "disagree" not in row]
+    for network in dict.fromkeys(row["network"] for row in timed):
+        rows = [row for row in timed if row["network"] == network]
         lines += [
             f"**{network}, width {rows[0]['width']}**: median (lower to upper quartile), and PyTorch's better column",
             "",
@@ -72,6 +79,7 @@ def markdown(content: dict[str, Any]) -> str:
             ]
             lines.append(f"| {ROWS[row['row']][0]} | {' | '.join(cells)} |")
         lines.append("")
+    lines += [f"Left out: {_left_out(row)}.\n" for row in content["rows"] if "disagree" in row]
     for side, about in content["environment"].items():
         lines.append(f"{side}: {_about(about)}  ")
     return "\n".join(lines) + "\n"

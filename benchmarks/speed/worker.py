@@ -35,11 +35,16 @@ class Worker:
     """
 
     def __init__(self, side: str, environment: dict[str, str] | None = None):
+        # Several processes share a GPU: none may take most of its memory at its start. Large pages help all of them.
+        self._environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | LARGE_PAGES | (environment or {})
+        self._side = side
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, side), daemon=True)
-        # Several processes share a GPU: none may take most of its memory at its start. Large pages help all of them.
-        with _set({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | LARGE_PAGES | (environment or {})):
+        self._process = context.Process(target=_serve, args=(other, self._side), daemon=True)
+        with _set(self._environment):
             self._process.start()
         other.close()
 
@@ -56,11 +61,11 @@ class Worker:
         return self._ask("peak", None)
 
     def take_step(self, work: Workload) -> Step:
-        """As `agreement.take_step`, by our side, of what was prepared. Raises Failed."""
+        """As `agreement.take_step`, by our side. Raises Failed."""
         return self._ask("take_step", work)
 
     def compare(self, work: Workload, expected: Step) -> dict[str, float]:
-        """As `agreement.compare`, by a side of PyTorch, of what was prepared. Raises Failed."""
+        """As `agreement.compare`, by a side of PyTorch. Raises Failed."""
         return self._ask("compare", (work, expected))
 
     def about(self) -> dict[str, Any]:
@@ -77,6 +82,8 @@ class Worker:
             self._pipe.send((what, value))
             good, answer = self._pipe.recv()
         except (EOFError, ConnectionError):
+            self.close()
+            self._start()  # for the next row
             raise Failed("the process ended") from None
         if not good:
             raise Failed(answer)
@@ -116,7 +123,7 @@ class _Server:
     """What a `Worker` asks for, in its process."""
 
     def __init__(self, side: str):
-        self._side, self._held = side, 0.0
+        self._side, self._compiled, self._held = side, side == "PyTorch compiled", 0.0
         self._task: Task | None = None
 
     def prepare(self, work: Workload) -> float:
@@ -130,7 +137,7 @@ class _Server:
         else:
             from benchmarks.speed import pytorch
 
-            task = pytorch.prepare(work, compiled=self._side == "PyTorch compiled")
+            task = pytorch.prepare(work, compiled=self._compiled)
         task.warm_up()
         self._task = task
         seconds = time.perf_counter() - start
@@ -147,16 +154,10 @@ class _Server:
         return (_peak(self._side) - self._held) / 2**20
 
     def take_step(self, work: Workload) -> Step:
-        assert self._task is not None
-        step = agreement.take_step(work, self._task.method)
-        _reset_peak(self._side)
-        return step
+        return agreement.take_step(work)
 
     def compare(self, given: tuple[Workload, Step]) -> dict[str, float]:
-        assert self._task is not None
-        found = agreement.compare(*given, self._task.method)
-        _reset_peak(self._side)
-        return found
+        return agreement.compare(*given, compiled=self._compiled)
 
     def about(self, _: None) -> dict[str, Any]:
         if self._side == "fip_jax":

@@ -1,7 +1,7 @@
 """What is timed: a row of the table on a network, with the settings and the data that both sides share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -86,9 +86,7 @@ class Task(NamedTuple):
     Attributes:
       warm_up: does it once, or a first part of it, so that everything is compiled.
       run: does it `count` times, waits for the result, and says how often it did it: that may be more.
-      method: what takes the steps: a `defend.Start` or a `pytorch_baseline.Purification`; None where nothing does.
     """
 
     warm_up: Callable[[], object]
     run: Callable[[int], int]
-    method: Any = None

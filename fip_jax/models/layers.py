@@ -43,7 +43,8 @@ def elu(x):
     By `exp`, of which XLA's CPU backend computes several at once, and of `expm1`, as in `nnx.elu`, one. Near zero that
     is good to a rounding of 1, not of the result.
     """
-    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
+    # Where x is zero, as in a black border, the gradient is one; that of `jnp.minimum(x, 0)` would be half of it.
+    return jnp.where(x > 0, x, jnp.exp(jnp.where(x > 0, 0, x)) - 1)
 
 
 def drop(dropout: nnx.Module, x, rngs: nnx.Rngs | None):

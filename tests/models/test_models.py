@@ -10,7 +10,7 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS, abstract_model, create_model
-from fip_jax.models.layers import drop, max_pool
+from fip_jax.models.layers import drop, elu, max_pool
 from fip_jax.models.preact_resnet18 import PreActBlock
 from fip_jax.network import split_module
 
@@ -123,6 +123,14 @@ def test_preact_block_by_hand():
     np.testing.assert_allclose(shortcut(1, 1, -2.0), [-2.0], rtol=1e-5)
     np.testing.assert_allclose(shortcut(1, 2, -2.0), [0.0, 0.0], atol=1e-7)
     np.testing.assert_allclose(shortcut(1, 2, 2.0), [6.0, -10.0], rtol=1e-5)
+
+
+def test_the_gradients_of_elu_are_those_of_its_smooth_half():
+    """exp(x) - 1 for x <= 0 has exp(x) for every derivative, at zero too, where a black border lies."""
+    points = jnp.asarray([-1.0, 0.0, 2.0])
+    slope, curvature = jax.grad(elu), jax.grad(jax.grad(elu))
+    np.testing.assert_allclose(jax.vmap(slope)(points), [np.exp(-1), 1.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(curvature)(points), [np.exp(-1), 1.0, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("image_size, features", [(32, 128 * 16), (24, 128 * 9)])
