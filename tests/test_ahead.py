@@ -21,7 +21,7 @@ KINDS = {
     "fip": Kind("", "fip"),
     "evaluation": Kind("", "evaluation"),
     "pmap": Kind("", "ft", devices=4),
-    "loop": Kind("", "ft", count=STEPS),
+    "loop": Kind("", "ft", steps=STEPS),
 }
 CASES = [
     *(("H100", kind) for kind in ("ft", "fip", "pmap", "loop")),

@@ -122,7 +122,7 @@ def test_the_floor_is_the_longer_of_products_and_bytes_kernel_by_kernel():
 
 def test_a_row_is_of_one_step_of_a_loop():
     row = described(Program(BY_HAND), Wanted("H100", "loop", "small_vgg", 8, "O3"))
-    steps = KINDS["loop"].count
+    steps = KINDS["loop"].steps
     assert row["operations"] == {"f32": 5 * 256 / steps, "tf32": 128 / steps}
     assert row["cycles"] == 70 // steps
     assert described(Program(BY_HAND), Wanted("v5e", "ft", "small_vgg", 8, "O0"))["cycles"] is None

@@ -142,21 +142,22 @@ class Program:
                 shapes = [found.shape, *(computation[name].shape for name in found.operands)]
                 cycles = re.search(r'"estimated_cycles":"(\d+)"', found.attributes)
                 yield Kernel(
-                    dict(self._operations(found, computation)),
+                    self._operations(found, computation),
                     sum(map(num_bytes, shapes)),
                     int(cycles[1]) if cycles else 0,
                     times,
                 )
 
-    def _operations(self, found: Instruction, computation: Computation) -> Counter[str]:
-        total: Counter[str] = Counter()
+    def _operations(self, found: Instruction, computation: Computation) -> dict[str, float]:
+        total: dict[str, float] = {}
         if count := _count(found, computation):
-            total[_precision(found)] += count
+            total[_precision(found)] = count
         if found.operation == "fusion":
             for name in found.called:
                 inner = self._computations[name]
                 for instruction in inner.values():
-                    total += self._operations(instruction, inner)
+                    for kind, count in self._operations(instruction, inner).items():
+                        total[kind] = total.get(kind, 0.0) + count
         return total
 
 

@@ -4,7 +4,6 @@ import functools
 import math
 import resource
 import time
-from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ class Kind(NamedTuple):
 
     title: str
     row: str
-    count: int = 1
+    steps: int = 1
     devices: int = 1
 
 
@@ -38,7 +37,7 @@ KINDS = {
     "pmap4": Kind("FIP step over 4 devices", "fip", devices=4),
     "fast_fip": Kind("Fast FIP step", "fast_fip"),
     "ft_sam": Kind("FT-SAM step", "ft_sam"),
-    "loop": Kind(f"{AT_ONCE} FIP steps in a loop", "fip", count=AT_ONCE),
+    "loop": Kind(f"{AT_ONCE} FIP steps in a loop", "fip", steps=AT_ONCE),
     "fip_exact": Kind("FIP step, exact trace", "fip_exact"),
     "pmap8": Kind("FIP step over 8 devices", "fip", devices=8),
 }
@@ -74,7 +73,7 @@ def lower(wanted: Wanted) -> jax.stages.Lowered:
         arguments = parallel.abstract((params, model_state, images), SingleDeviceSharding(devices[0]))
         return make_predict_batch(network).lower(*arguments)
     start = _begun(work, CHIPS[wanted.chip].platform)
-    return start.step_fn.lower(devices, start.state, start.anchor, start.data, count=kind.count)
+    return start.step_fn.lower(devices, start.state, start.anchor, start.data, count=kind.steps)
 
 
 @functools.cache
@@ -134,20 +133,21 @@ def described(program: Program, wanted: Wanted) -> dict[str, Any]:
     """The counts of one step of a compiled program (of a loop's steps the mean), and its floor on the chip."""
     chip, kind = CHIPS[wanted.chip], KINDS[wanted.kind]
     kernels = program.kernels()
-    operations: Counter[str] = Counter()
+    operations: dict[str, float] = {}
     for kernel in kernels:
-        for name, count in kernel.operations.items():
-            operations[NAMES[chip.platform][name]] += count * kernel.times / kind.count
+        for label, count in kernel.operations.items():
+            name = NAMES[chip.platform][label]
+            operations[name] = operations.get(name, 0.0) + count * kernel.times / kind.steps
     # With little effort nothing is made fast, and the compiler's estimate is of nothing that anybody would run.
     estimated = wanted.effort != "O0" and any(kernel.cycles for kernel in kernels)
     return {
-        "operations": dict(operations),
-        "bytes": sum(kernel.bytes * kernel.times for kernel in kernels) // kind.count,
-        "kernels": sum(kernel.times for kernel in kernels) // kind.count,
-        "cycles": sum(kernel.cycles * kernel.times for kernel in kernels) // kind.count
+        "operations": operations,
+        "bytes": sum(kernel.bytes * kernel.times for kernel in kernels) // kind.steps,
+        "kernels": sum(kernel.times for kernel in kernels) // kind.steps,
+        "cycles": sum(kernel.cycles * kernel.times for kernel in kernels) // kind.steps
         if estimated
         else None,
-        "floor_seconds": floor(kernels, chip) / kind.count,
+        "floor_seconds": floor(kernels, chip) / kind.steps,
         "donated_bytes": sum(program.donated()),
         "donated": len(program.donated()),
         "collectives": program.collectives(),

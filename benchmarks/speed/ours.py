@@ -39,10 +39,10 @@ def prepare(work: Workload) -> Task:
 
 def begin(work: Workload, dtype: Any = jnp.float32) -> defend.Start:
     """A row's method before its first step, with weights of a type."""
-    network, *arrays = weights(work)
-    arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), arrays)
+    network, *trees = weights(work)
+    params, model_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), trees)
     penalty = official.noise if work.row == "official" else trace_of_fisher
-    return defend.begin(configure(work), network, *arrays, draw_images(work), penalty)
+    return defend.begin(configure(work), network, params, model_state, draw_images(work), penalty)
 
 
 def weights(work: Workload) -> tuple[Network, Any, Any]:
