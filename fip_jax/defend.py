@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, convolution, parallel, phase, purify, spectral
+from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, spectral
 from fip_jax.config import defense_settings
-from fip_jax.data.batches import make_draw, to_device, to_unit
+from fip_jax.data.batches import Draw, to_device, to_unit
+from fip_jax.data.pairs import make_pairs_draw
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
-from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn, make_objective
+from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.suspect import Suspect
+from fip_jax.teaching import Teaching, make_taught_objective
 from fip_jax.timing import Lap
 from fip_jax.workdir import Workdir
 
@@ -41,7 +43,7 @@ class Start(NamedTuple):
 
     step_fn: purify.StepFn
     state: purify.State
-    anchor: Anchor | None
+    anchor: Anchor
     data: PyTree
     num_steps: int
     restore: Callable[[purify.State], purify.State]
@@ -60,7 +62,7 @@ def begin(
     clean: Split,
     penalty: Penalty = trace_of_fisher,
 ) -> Start:
-    """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
+    """Makes ready for the method `defense.name`; for the gate and for eta_r this takes a Fisher matrix's diagonal.
 
     Args:
       config: of which `defense`, `dataset.crop_padding`, `dataset.flip`, `smoothness.chunk_size` and `seed` count.
@@ -85,15 +87,7 @@ def begin(
         network, params, model_state = spectral.factorise(network, params, model_state, head)
     check_sizes(config, len(clean.labels))
     data = to_device(clean.images, clean.labels)
-    objective = make_objective(
-        network.with_convolution(convolution.for_batches()).with_axis(settings.axis),
-        batch_statistics=config.defense.batch_statistics,
-        dropout=False,
-    )
-    # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
-    if not settings.num_probes and not fast:
-        per_example = network.with_convolution(convolution.for_per_example_gradients())
-        objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
+    objective = _objective(config, settings, network)
 
     def restore(state: purify.State) -> purify.State:
         if not fast:
@@ -101,11 +95,7 @@ def begin(
         plain, statistics = spectral.fold(state.params, state.model_state, as_it_came)
         return state._replace(params=plain, model_state=statistics)
 
-    anchor = None
-    if settings.eta_r:
-        anchor = Anchor(
-            params, _share_of_trace(config, settings, network, objective, params, model_state, data)
-        )
+    anchor = _anchor(config, settings, network, objective, params, model_state, data)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
@@ -115,6 +105,59 @@ def begin(
         settings.num_steps,
         restore,
     )
+
+
+def _objective(config: ConfigDict, settings: Settings, network: Network | FunctionNetwork) -> Objective:
+    defense = config.defense
+    teaching = Teaching(
+        defense.label_weight,
+        defense.label_smoothing,
+        defense.teacher.weight,
+        defense.mixed.weight,
+        defense.teacher.temperature,
+    )
+    objective = make_taught_objective(
+        network.with_convolution(convolution.for_batches()).with_axis(settings.axis),
+        teaching,
+        batch_statistics=defense.batch_statistics,
+    )
+    # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
+    if not settings.num_probes and defense.name != "fast_fip":
+        per_example = network.with_convolution(convolution.for_per_example_gradients())
+        objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
+    return objective
+
+
+def _anchor(
+    config: ConfigDict,
+    settings: Settings,
+    network: Network | FunctionNetwork,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    data: PyTree,
+) -> Anchor:
+    """What the steps are given of the suspicious network."""
+    anchor = Anchor(params, model_state=model_state)
+    if settings.eta_r:
+        share = _share_of_trace(config, settings, network, objective, params, model_state, data)
+        anchor = anchor._replace(fisher_diagonal=share)
+    if settings.gated:
+        options = config.defense[config.defense.name].gate
+        diagonal = gate.fisher_diagonal(
+            network,
+            params,
+            model_state,
+            data | {"image": to_unit(data["image"])},
+            jax.random.fold_in(jax.random.key(config.seed), 22),
+            kind=options.fisher,
+            temperature=options.temperature,
+            chunk_size=config.smoothness.chunk_size,
+            axis=settings.axis,
+        )
+        decayed = purify.kernels(params)
+        anchor = anchor._replace(gate=gate.gates(params, diagonal, decayed, options.over, options.power))
+    return jax.block_until_ready(anchor)
 
 
 def check_sizes(config: ConfigDict, num_clean: int) -> None:
@@ -135,11 +178,15 @@ def check_sizes(config: ConfigDict, num_clean: int) -> None:
     )
 
 
-def drawing(config: ConfigDict) -> purify.DrawFn:
-    """How a purification draws its batches, see `make_draw`."""
+def drawing(config: ConfigDict) -> Draw:
+    """How a purification draws its batches, see `make_pairs_draw`."""
     defense, dataset = config.defense, config.dataset
-    return make_draw(
-        defense.batch_size, dataset.crop_padding, dataset.flip, defense.erase_rate, defense.erase_size
+    return make_pairs_draw(
+        defense.batch_size,
+        dataset.crop_padding,
+        dataset.flip,
+        defense.corruption.to_dict(),
+        defense.mixed.to_dict(),
     )
 
 
