@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,6 +16,7 @@ from fip_jax import purify, suspect
 from fip_jax.config import check_config, default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
+from fip_jax.defense_check import METHODS
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.network import FunctionNetwork, Network, split_module
@@ -119,7 +120,8 @@ def purify_function(
       images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       **options: `method` ("fip", "ft", "ft_sam"; for a network also "fast_fip"), `seed`, `crop_padding`, `flip`, and
-        whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
+        whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ..., of a
+        group such as `teacher` or `corruption` a dict of those that are to change.
         `parallel="pmap"` spreads every batch over all devices; those of several hosts after
         `jax.distributed.initialize`, where each host calls this with the same arguments.
 
@@ -170,9 +172,9 @@ def _purify(
     return state
 
 
-def _shared(name: str, value: Any) -> bool:
+def _shared(name: str) -> bool:
     """Whether an entry of `config.defense` is an option of every method."""
-    return name not in ("name", "seed") and not isinstance(value, ConfigDict)
+    return name not in ("name", "seed", *METHODS)
 
 
 def _configured(options: dict[str, Any]) -> ConfigDict:
@@ -184,9 +186,7 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     known = {
         **dict.fromkeys(("seed",), config),
         **dict.fromkeys(("crop_padding", "flip"), config.dataset),
-        **dict.fromkeys(
-            (name for name, value in config.defense.items() if _shared(name, value)), config.defense
-        ),
+        **dict.fromkeys(filter(_shared, config.defense), config.defense),
         **dict.fromkeys(config.defense[config.defense.name], config.defense[config.defense.name]),
     }
     for name, value in options.items():
@@ -198,7 +198,17 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
 
 
 def _set(part: ConfigDict, name: str, value: Any, option: str = "") -> None:
-    """Changes a setting; a NumPy number counts as a number."""
+    """Changes a setting, or of a group of settings those in a dict; a NumPy number counts as a number."""
+    option = option or name
+    if isinstance(part[name], ConfigDict):
+        group = part[name]
+        if not isinstance(value, Mapping):
+            raise UserError(f"{option}: found {value!r}, expected a dict with {', '.join(group)}")
+        for inner, new in value.items():
+            if inner not in group:
+                raise UserError(f"{option}.{inner}: no such option, expected {', '.join(group)}")
+            _set(group, inner, new, f"{option}.{inner}")
+        return
     value = value.item() if isinstance(value, np.generic) else value
     try:
         if value is None:  # which a ConfigDict takes for anything
@@ -206,7 +216,7 @@ def _set(part: ConfigDict, name: str, value: Any, option: str = "") -> None:
         part[name] = value
     except TypeError as error:
         expected = type(part[name]).__name__
-        raise UserError(f"{option or name}: found {value!r}, expected a {expected}") from error
+        raise UserError(f"{option}: found {value!r}, expected a {expected}") from error
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from fip_jax.models import MODELS
 from fip_jax.objective import Settings
 from fip_jax.parallel import MODES, axis_of
 
+
 def default_config() -> ConfigDict:
     """The settings that hold where a config file says nothing."""
     config = ConfigDict()

@@ -68,7 +68,8 @@ def fisher_diagonal(
 
     @in_float32
     def of_chunk(chunk, params, model_state):
-        return fisher.diagonal(of_one_example(lambda p, b: scores_fn(p, model_state, b)), params, chunk)
+        of_one = of_one_example(lambda p, batch: scores_fn(p, model_state, batch))
+        return fisher.diagonal(of_one, params, chunk)
 
     devices = parallel.local_size(axis)
     compiled = {name: parallel.map_shares(of_chunk, name) for name in {axis, None}}
@@ -93,12 +94,18 @@ def _make_weighted_logits_fn(
 def _logits(
     network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, batch: PyTree, chunk_size: int
 ) -> jax.Array:
-    found = jax.jit(in_float32(lambda p, s, x: network(p, s, x)[0]))
+    @jax.jit
+    @in_float32
+    def found(params, model_state, images):
+        return network(params, model_state, images)[0]
+
     parts = [found(params, model_state, chunk["image"]) for chunk in chunks(batch, chunk_size)]
     return jnp.concatenate(parts)
 
 
-def gates(params: PyTree, diagonal: PyTree, decayed: PyTree, over: str = "weight", power: float = 1.0) -> PyTree:
+def gates(
+    params: PyTree, diagonal: PyTree, decayed: PyTree, over: str = "weight", power: float = 1.0
+) -> PyTree:
     """The share of the weight decay that each weight gets.
 
     Args:

@@ -4,13 +4,13 @@ r"""The loss of a purification: the labels, and the suspicious network as a teac
           + w_t\, T^2\, \mathrm{KL}(g(x) \,\|\, f(c(x)))
           + w_m\, T^2\, \mathrm{KL}(g(x') \,\|\, f(c(x')))
 
-with the student f, the teacher g (the suspicious network with its running statistics, whose answers are constants), softmax
-at temperature T in both KL terms, a corruption c, and a second batch x' of changed and mixed images, which has no labels. All
-are means over their batch. The teacher holds the function up where a few hundred labels cannot; what is on the
-student's image alone, a trigger's likes among it, it learns to overlook.
+with the student f, the teacher g (the suspicious network with its running statistics, whose answers are constants),
+softmax at temperature T in both KL terms, a corruption c, and a second batch x' of changed and mixed images, which has
+no labels. All are means over their batch. The teacher holds the function up where a few hundred labels cannot; what is
+on the student's image alone, the likes of a trigger, it learns to overlook.
 
-Source: Hinton et al. (2015), "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531, for T and
-its square.
+Source: Hinton et al. (2015), "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531, for T
+and its square.
 """
 
 from typing import NamedTuple

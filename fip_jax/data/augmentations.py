@@ -62,7 +62,9 @@ def light(key: jax.Array, images: jax.Array, brightness: float, contrast: float)
         return 1 + jax.random.uniform(key, (len(images), 1, 1, 1), images.dtype, -most, most)
 
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
-    return jnp.clip((images - mean) * factor(distance_key, contrast) + mean * factor(mean_key, brightness), 0, 1)
+    return jnp.clip(
+        (images - mean) * factor(distance_key, contrast) + mean * factor(mean_key, brightness), 0, 1
+    )
 
 
 def mix(key: jax.Array, images: jax.Array, mixup: float, cutmix: float) -> jax.Array:

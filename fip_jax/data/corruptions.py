@@ -1,4 +1,4 @@
-"""What triggers are made of, drawn at random and laid over clean images: a purified network has to answer in spite of it.
+"""What triggers are made of, drawn at random and laid over clean images; a purified network has to overlook it.
 
 Nothing here knows the attack of a run. A kind is a function `(key, images, **options) -> images` of float images
 `[N, H, W, C]` in [0, 1], of any size and number of channels, with sizes as fractions of the side; a new one is such a
