@@ -109,6 +109,9 @@ def default_config() -> ConfigDict:
     config.defense.steps = 200
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
+    config.defense.hold_back = (
+        0.0  # share of the clean images that are not learnt from, but measure the harm done
+    )
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
     config.defense.label_weight = 1.0  # of the cross-entropy; 0: the labels do not count
     config.defense.label_smoothing = 0.0  # share of a label that is spread over all classes
@@ -154,6 +157,7 @@ def default_config() -> ConfigDict:
     config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
     # False: singular values alone, which leave most backdoors; weight_decay then shrinks nothing.
     config.defense.fast_fip.whole_head = True
+    config.defense.fast_fip.decay_values = True  # singular values by their gate, too, where there is one
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
@@ -295,6 +299,7 @@ def defense_settings(config: ConfigDict) -> Settings:
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum}
     own = defense[defense.name].to_dict()
-    own.pop("whole_head", None)  # what is trained, not how
+    for name in ("whole_head", "decay_values"):  # what is trained, not how
+        own.pop(name, None)
     gated = own.pop("gate", {"over": "none"})["over"] != "none" and own["weight_decay"] > 0
     return Settings(**common, **own, gated=gated, axis=axis_of(config), precision=config.precision)

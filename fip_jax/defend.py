@@ -5,15 +5,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, spectral
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import Draw, to_device, to_unit
+from fip_jax.data.held_out import keep_back
 from fip_jax.data.pairs import make_pairs_draw
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
+from fip_jax.held_back import Held, HeldBack
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
@@ -27,18 +30,21 @@ from fip_jax.workdir import Workdir
 class Purified(NamedTuple):
     """The purified network, the steps that were skipped as not finite, and what it took in seconds.
 
-    `seconds` is wall-clock without compiling and without the measurements for the figures.
+    `seconds` is wall-clock without compiling and without the measurements for the figures. `held_back` is what the
+    images held back said before and after; None without any.
     """
 
     suspect: Suspect
     num_skipped: int
     seconds: float
+    held_back: tuple[Held, Held] | None = None
 
 
 class Start(NamedTuple):
     """All that `purify.run` takes, before the first step, which consumes `state`.
 
-    `restore` leads from any state of the run to one of the network as it came.
+    `restore` leads from any state of the run to one of the network as it came. `held_back` has the clean images that
+    are not learnt from, if there are any.
     """
 
     step_fn: purify.StepFn
@@ -47,6 +53,7 @@ class Start(NamedTuple):
     data: PyTree
     num_steps: int
     restore: Callable[[purify.State], purify.State]
+    held_back: HeldBack | None = None
 
     def run(self, on_steps: purify.OnSteps | None = None, at_once: int = 1) -> purify.State:
         """All steps (see `purify.run`), to the last state, restored."""
@@ -61,6 +68,7 @@ def begin(
     model_state: PyTree,
     clean: Split,
     penalty: Penalty = trace_of_fisher,
+    unlabeled: np.ndarray | None = None,
 ) -> Start:
     """Makes ready for the method `defense.name`; for the gate and for eta_r this takes a Fisher matrix's diagonal.
 
@@ -71,12 +79,17 @@ def begin(
       model_state: its BatchNorm statistics.
       clean: the defender's images.
       penalty: what `eta_f` weighs.
+      unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
 
     Raises:
-      UserError: Fast FIP of a plain function, which has no layers to factorise.
+      UserError: Fast FIP of a plain function, which has no layers to factorise; or too few images to hold back some.
     """
     settings = defense_settings(config)
     as_it_came = (params, model_state)
+    held_back = None
+    if config.defense.hold_back:
+        clean, held = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
+        held_back = HeldBack(network, params, model_state, held)
     fast = config.defense.name == "fast_fip"
     if fast:
         if isinstance(network, FunctionNetwork):
@@ -96,6 +109,8 @@ def begin(
         return state._replace(params=plain, model_state=statistics)
 
     anchor = _anchor(config, settings, network, objective, params, model_state, data)
+    if unlabeled is not None and len(unlabeled):
+        data["pool"] = jnp.concatenate([data["image"], jnp.asarray(unlabeled, jnp.uint8)])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
@@ -104,6 +119,7 @@ def begin(
         parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
+        held_back,
     )
 
 
@@ -155,7 +171,8 @@ def _anchor(
             chunk_size=config.smoothness.chunk_size,
             axis=settings.axis,
         )
-        decayed = purify.kernels(params)
+        fast = config.defense.name == "fast_fip" and config.defense.fast_fip.decay_values
+        decayed = (spectral.decayed if fast else purify.kernels)(params)
         anchor = anchor._replace(gate=gate.gates(params, diagonal, decayed, options.over, options.power))
     return jax.block_until_ready(anchor)
 
@@ -217,7 +234,12 @@ def _share_of_trace(
 
 
 def purify_suspect(
-    config: ConfigDict, suspect: Suspect, clean: Split, workdir: Workdir, measure: phase.Measure
+    config: ConfigDict,
+    suspect: Suspect,
+    clean: Split,
+    workdir: Workdir,
+    measure: phase.Measure,
+    unlabeled: np.ndarray | None = None,
 ) -> Purified:
     """Runs the method `defense.name` and writes the result to `purified/`, and to files for other programs.
 
@@ -227,17 +249,24 @@ def purify_suspect(
       clean: the defender's images.
       workdir: for checkpoints, metrics and the purified model.
       measure: rates to log on the way; nothing depends on them.
+      unlabeled: as of `begin`.
     """
     lap = Lap()
-    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean)
+    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean, unlabeled=unlabeled)
     begun = lap.read()
+
+    def measured(state: purify.State) -> phase.Row:
+        plain = start.restore(state)
+        held = start.held_back and start.held_back(plain.params, plain.model_state)._asdict()
+        return measure(plain) | (held or {})
+
     outcome = phase.run(
         phase.Phase(
             name="purify",
             title=f"purify with {config.defense.name}",
             num_steps=start.num_steps,
             measure_every=config.report.eval_every,
-            measure=lambda state: measure(start.restore(state)),
+            measure=measured,
             checkpoint_seconds=config.report.checkpoint_seconds,
         ),
         workdir,
@@ -253,4 +282,10 @@ def purify_suspect(
         checkpoint.save_model(folder, purified.params, purified.model_state, purified.description)
     export(workdir.path, purified)
     seconds = outcome.seconds - outcome.compile_seconds + begun["total"] - begun["compile"]
-    return Purified(purified, int(state.num_skipped), seconds)
+    held = None
+    if start.held_back is not None:
+        held = (
+            start.held_back(suspect.params, suspect.model_state),
+            start.held_back(purified.params, purified.model_state),
+        )
+    return Purified(purified, int(state.num_skipped), seconds, held)

@@ -22,6 +22,7 @@ _BELOW_ONE: tuple[Holds, str] = (lambda value: 0 <= value < 1, "a number from 0 
 _NOT_NEGATIVE: tuple[Holds, str] = (lambda value: 0 <= value < math.inf, "a number of at least 0")
 _POSITIVE: tuple[Holds, str] = (lambda value: 0 < value < math.inf, "a number above 0")
 _EXPECTED = {
+    "hold_back": _BELOW_ONE,
     "label_weight": _NOT_NEGATIVE,
     "label_smoothing": _BELOW_ONE,
     "teacher.weight": _NOT_NEGATIVE,

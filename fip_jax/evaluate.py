@@ -10,7 +10,7 @@ import numpy as np
 from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.batches import to_unit
 from fip_jax.data.split import Split, spread
-from fip_jax.network import Network
+from fip_jax.network import FunctionNetwork, Network
 from fip_jax.per_example import PyTree
 
 Predict = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
@@ -26,7 +26,7 @@ class Rates(NamedTuple):
     ra: float | None
 
 
-def make_predict(network: Network) -> Predict:
+def make_predict(network: Network | FunctionNetwork) -> Predict:
     """A function `(params, model_state, images) -> predicted classes`, with the running statistics.
 
     It takes uint8 images `[N, H, W, C]` on the host and any N, and returns int32 `[N]` on the host.

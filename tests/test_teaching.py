@@ -1,4 +1,4 @@
-"""The loss of a purification in float64: labels, the teacher's answers to another image, the second batch."""
+"""The loss of a purification by its formula: labels, the teacher's answers to another image, the second batch."""
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,26 @@ def log_softmax(z):
 
 def divergence(teacher, student, temperature):
     """T^2 times the mean of sum_c p (log p - log q)."""
-    p, q = (log_softmax(np.asarray(z) / temperature) for z in (teacher, student))
+    p, q = (log_softmax(np.asarray(z, np.float64) / temperature) for z in (teacher, student))
     return temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
 
 
 @pytest.fixture
-def case(x64):
+def case():
     """(network, student, teacher, batch); student and teacher are (params, model_state), and differ."""
-    network, params, model_state, batch = conv_net(6)
+    network, params, model_state, batch = conv_net(6, np.float32)
     rng = np.random.default_rng(1)
 
     def changed(tree, scale):
-        return jax.tree.map(lambda x: x * jnp.asarray(rng.uniform(1 - scale, 1 + scale, x.shape)), tree)
+        return jax.tree.map(
+            lambda x: x * jnp.asarray(rng.uniform(1 - scale, 1 + scale, x.shape), x.dtype), tree
+        )
 
     params = params | {"linear": jax.tree.map(lambda x: x / 4, params["linear"])}
     teacher = changed(params, 0.5), changed(model_state, 0.3)
 
     def images():
-        return jnp.asarray(rng.uniform(size=(6, 6, 6, 3)))
+        return jnp.asarray(rng.uniform(size=(6, 6, 6, 3)), jnp.float32)
 
     batch |= {"plain": images(), "mixed": {"image": images(), "plain": images()}}
     return network, (params, model_state), teacher, batch
@@ -65,7 +67,7 @@ def test_the_loss_is_the_formula(case, teaching, batch_statistics):
 
     answers, moved = network(*student, batch["image"], batch_statistics=batch_statistics)
     targets = (1 - teaching.smoothing) * np.eye(3)[np.asarray(batch["label"])] + teaching.smoothing / 3
-    expected = teaching.labels * -(targets * log_softmax(np.asarray(answers))).sum(axis=1).mean()
+    expected = -teaching.labels * (targets * log_softmax(np.asarray(answers, np.float64))).sum(axis=1).mean()
     t = teaching.temperature
     if teaching.teacher:
         told, _ = network(*teacher, batch["plain"])
@@ -75,8 +77,8 @@ def test_the_loss_is_the_formula(case, teaching, batch_statistics):
         told, _ = network(*teacher, second["plain"])
         answers, moved = network(student[0], moved, second["image"], batch_statistics=batch_statistics)
         expected += teaching.mixed * divergence(told, answers, t)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
-    assert_trees_close(state, moved, 1e-10)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert_trees_close(state, moved, 1e-6, 1e-7)
 
 
 def test_without_a_teacher_nothing_is_asked(case):
@@ -115,5 +117,7 @@ def test_the_step_asks_the_suspicious_network_and_not_the_one_that_has_become_of
     for rate in (0.1, 0.05):
         gradient, model_state = jax.grad(objective.loss_fn, has_aux=True)(params, model_state, asked, KEY)
         params = jax.tree.map(lambda p, g, rate=rate: p - rate * g, params, gradient)
-    assert_trees_close(state.params, params, 1e-5, 1e-6)
-    assert_trees_close(state.model_state, model_state, 1e-5, 1e-6)
+    assert_trees_close(state.params, params, 1e-4, 1e-5)
+    assert_trees_close(state.model_state, model_state, 1e-4, 1e-5)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, student[0])
+    assert max(jax.tree.leaves(moved)) > 0.01

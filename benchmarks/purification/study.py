@@ -58,7 +58,7 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     config = configure(run, places)
     victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
     lap = Lap()
-    penalty = {"penalty": official.noise} if run.method.endswith("_noise") else {}
+    penalty: dict[str, Any] = {"penalty": official.noise} if run.method.endswith("_noise") else {}
     start = begin(config, victim.network, victim.params, victim.model_state, material.clean, **penalty)
     state = jax.block_until_ready(start.run())
     spent = lap.read()
