@@ -16,6 +16,7 @@ and its square.
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fip_jax.network import FunctionNetwork, Network, make_objective
@@ -56,29 +57,30 @@ def make_taught_objective(
         student, teacher = (jax.nn.log_softmax(x / teaching.temperature) for x in (logits, told))
         return teaching.temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher).mean()
 
+    def answer(params: PyTree, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
+        return network(params, model_state, images, batch_statistics=batch_statistics)
+
     def loss_fn(params, model_state, batch, key):
         # Two passes, so that each batch is normalised by its own statistics.
-        logits, model_state = network(params, model_state, batch["image"], batch_statistics=batch_statistics)
+        logits, model_state = answer(params, model_state, batch["image"])
         loss = teaching.labels * _cross_entropy(logits, batch["label"], teaching.smoothing)
         if teaching.teacher:
             loss += teaching.teacher * divergence(logits, batch["told"])
         if teaching.mixed:
-            second = batch["mixed"]
-            logits, model_state = network(
-                params, model_state, second["image"], batch_statistics=batch_statistics
-            )
-            loss += teaching.mixed * divergence(logits, second["told"])
+            logits, model_state = answer(params, model_state, batch["mixed"]["image"])
+            loss += teaching.mixed * divergence(logits, batch["mixed"]["told"])
         return loss, model_state
 
-    def told(anchor: Anchor, images: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(network(anchor.params, anchor.model_state, images)[0])
-
     def ask_fn(anchor: Anchor, batch: PyTree) -> PyTree:
-        asked = batch | {"told": told(anchor, batch["plain"])} if teaching.teacher else batch
+        asked = [batch] if teaching.teacher else []
         if teaching.mixed:
-            second = batch["mixed"]
-            asked = asked | {"mixed": second | {"told": told(anchor, second["plain"])}}
-        return asked
+            asked.append(batch["mixed"])
+        # One pass: with running statistics no image has a part in another's answer.
+        plain = jnp.concatenate([part["plain"] for part in asked])
+        logits = jax.lax.stop_gradient(network(anchor.params, anchor.model_state, plain)[0])
+        told = jnp.split(logits, len(asked))
+        taught = batch | {"told": told[0]} if teaching.teacher else batch
+        return taught | {"mixed": batch["mixed"] | {"told": told[-1]}} if teaching.mixed else taught
 
     return objective._replace(loss_fn=loss_fn, ask_fn=ask_fn if teaching.asks else None)
 
