@@ -22,6 +22,7 @@ from fip_jax.smoothness import chunks, mean_over_chunks
 
 FISHERS = ("drawn", "empirical", "logits")
 OVER = ("filter", "weight")
+_MOST_ENTRIES = 1 << 28  # of the gradients held at once: a gigabyte
 
 
 def fisher_diagonal(
@@ -48,7 +49,7 @@ def fisher_diagonal(
         the network is sure. "drawn": of labels drawn from the softmax of its logits over `temperature`. "logits": of
         :math:`\sum_c r_c z_c / \sqrt{C}` with random signs r, so that the mean is that over all logits alone.
       temperature: of "drawn".
-      chunk_size: examples whose gradients a device holds at once.
+      chunk_size: examples whose gradients a device holds at once, at most; fewer where they would take a gigabyte.
       axis: to spread the examples over this host's devices (see `parallel`); None for one device.
 
     Returns:
@@ -71,6 +72,7 @@ def fisher_diagonal(
         of_one = of_one_example(lambda p, batch: scores_fn(p, model_state, batch))
         return fisher.diagonal(of_one, params, chunk)
 
+    chunk_size = _at_once(network, params, chunk_size)
     devices = parallel.local_size(axis)
     compiled = {name: parallel.map_shares(of_chunk, name) for name in {axis, None}}
 
@@ -78,6 +80,14 @@ def fisher_diagonal(
         return compiled[axis if num_examples(chunk) % devices == 0 else None](chunk, params, model_state)
 
     return mean_over_chunks(mean, batch, chunk_size, devices)
+
+
+def _at_once(network: Network | FunctionNetwork, params: PyTree, chunk_size: int) -> int:
+    """Examples whose gradients fit into memory, and on a CPU one of a function that brings convolutions of its own."""
+    if isinstance(network, FunctionNetwork) and jax.default_backend() == "cpu":
+        return 1  # see `convolution.for_per_example_gradients`
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return max(1, min(chunk_size, _MOST_ENTRIES // size))
 
 
 def _make_weighted_logits_fn(
