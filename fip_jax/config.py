@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from fip_jax import precision
 from fip_jax.attacks import ATTACKS
 from fip_jax.attacks.check import check_attack
-from fip_jax.data.corruptions import CONTENTS
+from fip_jax.data.corruptions import CONTENTS, KINDS
 from fip_jax.data.pixels import CROPS
 from fip_jax.defense_check import METHODS, check_defense
 from fip_jax.errors import UserError
@@ -119,11 +119,13 @@ def default_config() -> ConfigDict:
     config.defense.teacher = ConfigDict({"weight": 1.0, "temperature": 2.0})
     # What the images are corrupted with, each with one kind or none: chance of it, sizes over the image's side, most
     # strength in [0, 1], most cycles over the side; see data/corruptions.py.
-    config.defense.corruption = ConfigDict({"patch": {}, "wave": {}, "overlay": {}})
+    config.defense.corruption = ConfigDict({kind: {} for kind in KINDS})
     config.defense.corruption.patch.update({"rate": 0.5, "smallest": 0.06, "largest": 0.22})
     config.defense.corruption.patch.contents = tuple(CONTENTS)
     config.defense.corruption.wave.update({"rate": 0.2, "amplitude": 0.2, "frequency": 10.0})
     config.defense.corruption.overlay.update({"rate": 0.1, "opacity": 0.25})
+    config.defense.corruption.warp.update({"rate": 0.0, "strength": 0.05, "points": 4})  # along a side
+    config.defense.corruption.posterize.update({"rate": 0.0, "fewest": 4, "most": 10})  # levels of a channel
     # A second batch, which the teacher alone knows the answers to; whether the student's is corrupted as well, most
     # degrees and fractions that its images are changed by, and shares of those that are mixed; see
     # data/augmentations.py.

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fip_jax.data.corruptions import CONTENTS
+from fip_jax.data.corruptions import CONTENTS, KINDS
 from fip_jax.errors import UserError
 from fip_jax.gate import FISHERS, OVER
 
@@ -21,20 +21,28 @@ _SIDE: tuple[Holds, str] = (lambda value: 0 < value <= 1, "a fraction above 0, a
 _BELOW_ONE: tuple[Holds, str] = (lambda value: 0 <= value < 1, "a number from 0 to below 1")
 _NOT_NEGATIVE: tuple[Holds, str] = (lambda value: 0 <= value < math.inf, "a number of at least 0")
 _POSITIVE: tuple[Holds, str] = (lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def _at_least(least: float) -> tuple[Holds, str]:
+    return lambda value: least <= value < math.inf, f"at least {least}"
+
+
 _EXPECTED = {
     "hold_back": _BELOW_ONE,
     "label_weight": _NOT_NEGATIVE,
     "label_smoothing": _BELOW_ONE,
     "teacher.weight": _NOT_NEGATIVE,
     "teacher.temperature": _POSITIVE,
-    "corruption.patch.rate": _FRACTION,
+    **{f"corruption.{kind}.rate": _FRACTION for kind in KINDS},
     "corruption.patch.smallest": _SIDE,
     "corruption.patch.largest": _SIDE,
-    "corruption.wave.rate": _FRACTION,
     "corruption.wave.amplitude": _FRACTION,
-    "corruption.wave.frequency": (lambda value: 1 <= value < math.inf, "a number of at least 1"),
-    "corruption.overlay.rate": _FRACTION,
+    "corruption.wave.frequency": _at_least(1),
     "corruption.overlay.opacity": _FRACTION,
+    "corruption.warp.strength": _FRACTION,
+    "corruption.warp.points": _at_least(2),
+    "corruption.posterize.fewest": _at_least(2),
+    "corruption.posterize.most": _at_least(2),
     "mixed.weight": _NOT_NEGATIVE,
     "mixed.turn": _NOT_NEGATIVE,
     "mixed.zoom": _BELOW_ONE,
@@ -60,10 +68,9 @@ def check_defense(config: ConfigDict) -> None:
         raise UserError(
             f"defense.corruption.patch.contents: found {contents!r}, expected some of {', '.join(CONTENTS)}"
         )
-    patch = config.defense.corruption.patch
-    _expect(
-        config, "corruption.patch.largest", lambda value: value >= patch.smallest, "no less than the smallest"
-    )
+    patch, levels = config.defense.corruption.patch, config.defense.corruption.posterize
+    _expect(config, "corruption.patch.largest", *_at_least(patch.smallest))
+    _expect(config, "corruption.posterize.most", *_at_least(levels.fewest))
     rates = [kind.rate for kind in config.defense.corruption.values()]
     if sum(rates) > 1 + 1e-6:
         raise UserError(f"defense.corruption: found rates {rates}, expected a sum of at most 1")

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from fip_jax.data.bilinear import pixel_centres, sample
 from fip_jax.data.corruptions import others, squares
 
 
@@ -24,34 +25,19 @@ def affine(
       shift: fraction of the side.
       shear: degrees.
     """
-    count, height, width, _ = images.shape
     keys = jax.random.split(key, 4)
 
     def uniform(key: jax.Array, shape: tuple[int, ...], most: float) -> jax.Array:
-        return jax.random.uniform(key, (count, *shape), images.dtype, -most, most)
+        return jax.random.uniform(key, (len(images), *shape), images.dtype, -most, most)
 
     angle = uniform(keys[0], (1, 1), math.radians(turn))
     scale = 1 + uniform(keys[1], (1, 1), zoom)
     down, right = jnp.split(uniform(keys[2], (2, 1), shift), 2, axis=1)
     slant = angle + uniform(keys[3], (1, 1), math.radians(shear))
-    # Where each pixel comes from, as fractions of the side from the middle.
-    y = ((jnp.arange(height, dtype=images.dtype) + 0.5) / height - 0.5)[None, :, None]
-    x = ((jnp.arange(width, dtype=images.dtype) + 0.5) / width - 0.5)[None, None, :]
+    y, x = pixel_centres(images)  # and where each comes from
     rows = (jnp.sin(angle) * x + jnp.cos(slant) * y) / scale + down
     columns = (jnp.cos(angle) * x - jnp.sin(slant) * y) / scale + right
-    return _sample(images, (rows + 0.5) * height - 0.5, (columns + 0.5) * width - 0.5)
-
-
-def _sample(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Bilinear values at pixel coordinates `[N, H, W]`, held within the image."""
-    which = jnp.arange(len(images))[:, None, None]
-    rows, columns = jnp.clip(rows, 0, images.shape[1] - 1), jnp.clip(columns, 0, images.shape[2] - 1)
-    top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
-    bottom, right = jnp.minimum(top + 1, images.shape[1] - 1), jnp.minimum(left + 1, images.shape[2] - 1)
-    low, across = (rows - top.astype(rows.dtype))[..., None], (columns - left.astype(rows.dtype))[..., None]
-    above = (1 - across) * images[which, top, left] + across * images[which, top, right]
-    below = (1 - across) * images[which, bottom, left] + across * images[which, bottom, right]
-    return (1 - low) * above + low * below
+    return sample(images, rows, columns)
 
 
 def light(key: jax.Array, images: jax.Array, brightness: float, contrast: float) -> jax.Array:

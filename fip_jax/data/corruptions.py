@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fip_jax.data.bilinear import pixel_centres, sample
+
 
 def corrupt(key: jax.Array, images: jax.Array, kinds: Mapping[str, Mapping[str, Any]]) -> jax.Array:
     """Images of which each has one kind of corruption, or none.
@@ -114,6 +116,36 @@ def overlay(key: jax.Array, images: jax.Array, opacity: float) -> jax.Array:
     return (1 - share) * images + share * other
 
 
+def warp(key: jax.Array, images: jax.Array, strength: float, points: int) -> jax.Array:
+    """Images drawn out of shape by a smooth flow.
+
+    Args:
+      key: of the draws.
+      images: float `[N, H, W, C]` in [0, 1].
+      strength: most that a control point is moved each way, as a fraction of the side.
+      points: control points along a side; between them the flow is cubic.
+    """
+    count, height, width, _ = images.shape
+    moves = jax.random.uniform(key, (count, points, points, 2), images.dtype, -strength, strength)
+    flow = jax.image.resize(moves, (count, height, width, 2), "cubic")
+    rows, columns = pixel_centres(images)
+    return sample(images, rows + flow[..., 0], columns + flow[..., 1])
+
+
+def posterize(key: jax.Array, images: jax.Array, fewest: int, most: int) -> jax.Array:
+    """Images rounded to a few levels in each channel.
+
+    Args:
+      key: of the draws.
+      images: float `[N, H, W, C]` in [0, 1].
+      fewest: levels, at least 2; of each image a number from this to `most`.
+      most: levels.
+    """
+    levels = jax.random.randint(key, (len(images), 1, 1, 1), fewest, most + 1)
+    steps = (levels - 1).astype(images.dtype)
+    return jnp.round(images * steps) / steps
+
+
 def others(key: jax.Array, images: jax.Array) -> jax.Array:
     """The images in another order."""
     return images[jax.random.permutation(key, len(images))]
@@ -134,4 +166,10 @@ def _binary(key: jax.Array, images: jax.Array) -> jax.Array:
 Content = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> what broadcasts to images
 # Of a patch: one colour, noise in every pixel and channel, black and white pixels, a piece of another image.
 CONTENTS: dict[str, Content] = {"colour": _colour, "noise": _noise, "binary": _binary, "image": others}
-KINDS: dict[str, Callable[..., jax.Array]] = {"patch": patch, "wave": wave, "overlay": overlay}
+KINDS: dict[str, Callable[..., jax.Array]] = {
+    "patch": patch,
+    "wave": wave,
+    "overlay": overlay,
+    "warp": warp,
+    "posterize": posterize,
+}

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from fip_jax.data import augmentations
 
@@ -19,18 +18,6 @@ def images(count=6, height=9, width=12):
 def test_nothing_is_moved_by_nothing():
     plain = images()
     np.testing.assert_allclose(augmentations.affine(KEY, plain, **STILL), plain, atol=1e-5)
-
-
-def test_bilinear_values_are_those_of_scipy():
-    plain = images()
-    rng = np.random.default_rng(1)
-    rows, columns = rng.uniform(-2, 11, (6, 9, 12)), rng.uniform(-2, 14, (6, 9, 12))
-    found = augmentations._sample(plain, jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32))
-    for n, channel in np.ndindex(6, 3):
-        expected = ndimage.map_coordinates(
-            np.asarray(plain)[n, :, :, channel], [rows[n], columns[n]], order=1, mode="nearest"
-        )
-        np.testing.assert_allclose(found[n, :, :, channel], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("change, most", [("turn", 30.0), ("zoom", 0.3), ("shift", 0.2), ("shear", 20.0)])

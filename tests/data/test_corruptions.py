@@ -13,6 +13,8 @@ OPTIONS = {
     "patch": {"smallest": 0.1, "largest": 0.3, "contents": tuple(CONTENTS)},
     "wave": {"amplitude": 0.2, "frequency": 8.0},
     "overlay": {"opacity": 0.25},
+    "warp": {"strength": 0.1, "points": 3},
+    "posterize": {"fewest": 2, "most": 5},
 }
 
 
@@ -156,3 +158,28 @@ def test_overlays_are_mixtures_with_noise_or_another_image():
             assert 0 <= share[left.argmin()] <= 0.25
     # Half of them, with a deviation of 7.
     assert abs(with_image - 100) < 30
+
+
+def test_posterized_images_have_so_many_levels():
+    plain = jnp.linspace(0, 1, 256).reshape(1, 16, 16, 1).repeat(60, axis=0)
+    found = np.asarray(corruptions.posterize(KEY, plain, 2, 5))
+    levels = [np.unique(image) for image in found]
+    assert {len(values) for values in levels} == {2, 3, 4, 5}
+    for values in levels:
+        np.testing.assert_allclose(values, np.linspace(0, 1, len(values)), atol=1e-6)
+    assert np.abs(found - np.asarray(plain)).max() <= 0.5 + 1e-6
+
+
+def test_a_warp_moves_pixels_a_little_and_smoothly():
+    side = 32
+    centres = (np.arange(side) + 0.5) / side - 0.5
+    rows, columns = np.meshgrid(centres, centres, indexing="ij")
+    # Of an image whose values are its coordinates, the values are where they come from.
+    plain = jnp.asarray(np.stack([rows, columns], axis=-1)[None].repeat(50, axis=0), jnp.float32)
+    moved = np.asarray(corruptions.warp(KEY, plain, 0.05, 4) - plain)[:, 4:-4, 4:-4]
+    # Cubic interpolation overshoots its points by a little.
+    assert 0.03 < np.abs(moved).max() < 0.08
+    # From point to point, 8 pixels, by at most 0.1, at most one and a half times as steep on the way.
+    assert np.abs(np.diff(moved, axis=1)).max() < 1.5 * 0.1 / 8 + 0.005
+    assert (np.abs(moved).max(axis=(1, 2)) > 0.005).all()
+    assert np.abs(np.asarray(corruptions.warp(KEY, plain, 0.0, 4) - plain)).max() < 1e-5
