@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,11 +16,12 @@ from fip_jax import purify, suspect
 from fip_jax.config import check_config, default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
+from fip_jax.defense_check import METHODS
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.network import FunctionNetwork, Network, split_module
 from fip_jax.per_example import PyTree
-from fip_jax.progress import Task
+from fip_jax.progress import Task, console
 from fip_jax.suspect import Suspect
 
 
@@ -71,7 +72,7 @@ def purify_network(network: Suspect, images: np.ndarray, labels: np.ndarray, **o
 def purify_network(
     network: nnx.Module, images: np.ndarray, labels: np.ndarray, **options: Any
 ) -> nnx.Module: ...
-def purify_network(network, images, labels, *, mean=None, std=None, **options):
+def purify_network(network, images, labels, *, unlabeled=None, mean=None, std=None, **options):
     """A purified copy of a network.
 
     Args:
@@ -79,6 +80,7 @@ def purify_network(network, images, labels, *, mean=None, std=None, **options):
         without dropout) and returns logits `[N, num_classes]`.
       images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
+      unlabeled: as of `purify_function`.
       mean: for a module, per channel, subtracted from images in [0, 1]; 0 by default. `load` gives a network its own.
       std: for a module, per channel, divides what is left; 1 by default.
       **options: as of `purify_function`.
@@ -94,13 +96,14 @@ def purify_network(network, images, labels, *, mean=None, std=None, **options):
             raise UserError(
                 f"images: found {list(np.shape(images))}, expected [N, {side}, {side}, 3], as in load"
             )
-        state = _purify(network.network, network.params, network.model_state, images, labels, options)
+        parts = network.network, network.params, network.model_state
+        state = _purify(*parts, images, labels, unlabeled, options)
         return as_exported(network._replace(params=state.params, model_state=state.model_state))
     channels = np.shape(images)[-1] if np.ndim(images) == 4 else 3
     mean = _per_channel("mean", (0.0,) * channels if mean is None else mean, channels)
     std = _per_channel("std", (1.0,) * channels if std is None else std, channels)
     bridge, params, model_state = split_module(network, mean, std)
-    state = _purify(bridge, params, model_state, images, labels, options)
+    state = _purify(bridge, params, model_state, images, labels, unlabeled, options)
     return nnx.merge(bridge.graphdef, state.params, state.model_state, bridge.rest)
 
 
@@ -109,6 +112,8 @@ def purify_function(
     params: PyTree,
     images: np.ndarray,
     labels: np.ndarray,
+    *,
+    unlabeled: np.ndarray | None = None,
     **options: Any,
 ) -> PyTree:
     """Purified parameters of a network that is a plain function.
@@ -118,8 +123,12 @@ def purify_function(
       params: pytree of float arrays; left as it is.
       images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
+      unlabeled: more images of the same shape and type, `[M, H, W, C]`, whose classes nobody has to know: the
+        suspicious network is asked about them. They need not be of these classes, nor is it needed that none has a
+        trigger.
       **options: `method` ("fip", "ft", "ft_sam"; for a network also "fast_fip"), `seed`, `crop_padding`, `flip`, and
-        whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
+        whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ..., of a
+        group such as `teacher` or `corruption` a dict of those that are to change.
         `parallel="pmap"` spreads every batch over all devices; those of several hosts after
         `jax.distributed.initialize`, where each host calls this with the same arguments.
 
@@ -127,7 +136,7 @@ def purify_function(
       UserError: images or labels of another shape or type, an unknown option, the method "fast_fip", or not one
         finite step.
     """
-    return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, options).params
+    return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, unlabeled, options).params
 
 
 def _purify(
@@ -136,6 +145,7 @@ def _purify(
     model_state: PyTree,
     images: np.ndarray,
     labels: np.ndarray,
+    unlabeled: np.ndarray | None,
     options: dict[str, Any],
 ) -> purify.State:
     images, labels = np.asarray(images), np.asarray(labels)
@@ -157,8 +167,16 @@ def _purify(
         raise UserError(
             f"labels: found {labels.min()} to {labels.max()}, expected classes from 0 to {logits.shape[-1] - 1}"
         )
+    if unlabeled is not None:
+        unlabeled = np.asarray(unlabeled)
+        if unlabeled.dtype != np.uint8 or unlabeled.shape[1:] != images.shape[1:]:
+            raise UserError(
+                f"unlabeled: found {unlabeled.dtype} {list(unlabeled.shape)}, expected uint8 "
+                f"[M, {', '.join(map(str, images.shape[1:]))}], like the images"
+            )
     config = _configured(options)
-    start = begin(config, network, params, model_state, Split(images, labels.astype(np.int32)))
+    clean = Split(images, labels.astype(np.int32))
+    start = begin(config, network, params, model_state, clean, unlabeled=unlabeled)
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:
 
         def follow(taken: int, state: purify.State, metrics: purify.Metrics) -> None:
@@ -167,12 +185,20 @@ def _purify(
         state = start.run(follow, purify.steps_at_once(config.report.eval_every, start.step_fn.platform))
     if int(state.num_skipped) == start.num_steps:
         raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
+    if start.held_back is not None:
+        before, after = (
+            start.held_back(p, s) for p, s in ((params, model_state), (state.params, state.model_state))
+        )
+        console.print(
+            f"images held back: ACC {before.held_acc:.1%} -> {after.held_acc:.1%}, the same answer as before for "
+            f"{after.held_agreement:.1%}"
+        )
     return state
 
 
-def _shared(name: str, value: Any) -> bool:
+def _shared(name: str) -> bool:
     """Whether an entry of `config.defense` is an option of every method."""
-    return name not in ("name", "seed") and not isinstance(value, ConfigDict)
+    return name not in ("name", "seed", *METHODS)
 
 
 def _configured(options: dict[str, Any]) -> ConfigDict:
@@ -184,9 +210,7 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
     known = {
         **dict.fromkeys(("seed",), config),
         **dict.fromkeys(("crop_padding", "flip"), config.dataset),
-        **dict.fromkeys(
-            (name for name, value in config.defense.items() if _shared(name, value)), config.defense
-        ),
+        **dict.fromkeys(filter(_shared, config.defense), config.defense),
         **dict.fromkeys(config.defense[config.defense.name], config.defense[config.defense.name]),
     }
     for name, value in options.items():
@@ -198,7 +222,17 @@ def _configured(options: dict[str, Any]) -> ConfigDict:
 
 
 def _set(part: ConfigDict, name: str, value: Any, option: str = "") -> None:
-    """Changes a setting; a NumPy number counts as a number."""
+    """Changes a setting, or of a group of settings those in a dict; a NumPy number counts as a number."""
+    option = option or name
+    if isinstance(part[name], ConfigDict):
+        group = part[name]
+        if not isinstance(value, Mapping):
+            raise UserError(f"{option}: found {value!r}, expected a dict with {', '.join(group)}")
+        for inner, new in value.items():
+            if inner not in group:
+                raise UserError(f"{option}.{inner}: no such option, expected {', '.join(group)}")
+            _set(group, inner, new, f"{option}.{inner}")
+        return
     value = value.item() if isinstance(value, np.generic) else value
     try:
         if value is None:  # which a ConfigDict takes for anything
@@ -206,7 +240,7 @@ def _set(part: ConfigDict, name: str, value: Any, option: str = "") -> None:
         part[name] = value
     except TypeError as error:
         expected = type(part[name]).__name__
-        raise UserError(f"{option or name}: found {value!r}, expected a {expected}") from error
+        raise UserError(f"{option}: found {value!r}, expected a {expected}") from error
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:

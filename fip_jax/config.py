@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 from fip_jax import precision
 from fip_jax.attacks import ATTACKS
 from fip_jax.attacks.check import check_attack
+from fip_jax.data.corruptions import CONTENTS, KINDS
 from fip_jax.data.pixels import CROPS
+from fip_jax.defense_check import METHODS, check_defense
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS
 from fip_jax.objective import Settings
 from fip_jax.parallel import MODES, axis_of
-
-METHODS = ("fast_fip", "fip", "ft", "ft_sam")
 
 
 def default_config() -> ConfigDict:
@@ -109,10 +109,29 @@ def default_config() -> ConfigDict:
     config.defense.steps = 200
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
-    # A square of a random colour on clean images: share of the images, and its side over the image's.
-    config.defense.erase_rate = 1.0
-    config.defense.erase_size = 0.16
+    config.defense.hold_back = (
+        0.0  # share of the clean images that are not learnt from, but measure the harm done
+    )
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
+    config.defense.label_weight = 1.0  # of the cross-entropy; 0: the labels do not count
+    config.defense.label_smoothing = 0.0  # share of a label that is spread over all classes
+    # The suspicious network's answers to uncorrupted images, which are learnt for the corrupted ones; see teaching.py.
+    config.defense.teacher = ConfigDict({"weight": 1.0, "temperature": 2.0})
+    # What the images are corrupted with, each with one kind or none: chance of it, sizes over the image's side, most
+    # strength in [0, 1], most cycles over the side; see data/corruptions.py.
+    config.defense.corruption = ConfigDict({kind: {} for kind in KINDS})
+    config.defense.corruption.patch.update({"rate": 0.5, "smallest": 0.06, "largest": 0.22})
+    config.defense.corruption.patch.contents = tuple(CONTENTS)
+    config.defense.corruption.wave.update({"rate": 0.2, "amplitude": 0.2, "frequency": 10.0})
+    config.defense.corruption.overlay.update({"rate": 0.1, "opacity": 0.25})
+    config.defense.corruption.warp.update({"rate": 0.0, "strength": 0.05, "points": 4})  # along a side
+    config.defense.corruption.posterize.update({"rate": 0.0, "fewest": 4, "most": 10})  # levels of a channel
+    # A second batch, which the teacher alone knows the answers to; whether the student's is corrupted as well, most
+    # degrees and fractions that its images are changed by, and shares of those that are mixed; see
+    # data/augmentations.py.
+    config.defense.mixed = ConfigDict({"weight": 1.0, "corrupted": True})
+    config.defense.mixed.update({"turn": 15.0, "zoom": 0.15, "shift": 0.04, "shear": 5.0})
+    config.defense.mixed.update({"brightness": 0.3, "contrast": 0.3, "mixup": 0.33, "cutmix": 0.33})
     config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(
         {"learning_rate": 0.02, "weight_decay": 0.03, "radius": 0.3, "adaptive": True}
@@ -120,7 +139,7 @@ def default_config() -> ConfigDict:
     config.defense.fip = ConfigDict(
         {
             "learning_rate": 0.02,
-            "weight_decay": 0.03,  # of kernels: shrinks what the clean images do not hold up
+            "weight_decay": 0.1,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
@@ -129,6 +148,9 @@ def default_config() -> ConfigDict:
             "radius": 0.3,  # of SAM, which doubles the gradients of the loss; 0: none
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
+            # Each weight's part in the decay by its Fisher information: of a weight or a filter, or none; of logits,
+            # or of labels that are empirical or drawn at a temperature; to which power. See gate.py.
+            "gate": {"over": "weight", "fisher": "logits", "temperature": 2.0, "power": 1.0},
         }
     )
     # Of the singular values and, unlike in the paper, the last dense layer; with their exact trace.
@@ -137,6 +159,7 @@ def default_config() -> ConfigDict:
     config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
     # False: singular values alone, which leave most backdoors; weight_decay then shrinks nothing.
     config.defense.fast_fip.whole_head = True
+    config.defense.fast_fip.decay_values = True  # singular values by their gate, too, where there is one
 
     config.smoothness = ConfigDict()  # read by analysis.py
     config.smoothness.num_images = 512  # test images that the top eigenvalue and the trace are taken over
@@ -201,10 +224,6 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = ("victim.momentum", "defense.momentum", "victim.warmup")
 
 
-# Of a method's settings, where it is not 0; a learning rate of 0 would do nothing.
-_LOWEST = {"trace_batch_size": 1, "learning_rate": 1e-8}
-
-
 def check_config(config: ConfigDict) -> None:
     """Refuses what can be refused before any work is done.
 
@@ -233,17 +252,11 @@ def check_config(config: ConfigDict) -> None:
         config, "smoothness.over_time.points", lambda value: value >= 2, "at least 2, the first and the last"
     )
     _expect(config, "smoothness.slice_points", lambda value: value >= 2, "at least 2")
-    _expect(config, "defense.erase_rate", lambda value: 0 <= value <= 1, "a fraction from 0 to 1")
-    _expect(config, "defense.erase_size", lambda value: 0 < value <= 1, "a fraction above 0, at most 1")
     for key in ("clean.fraction", "clean.test_fraction"):
         _expect(config, key, lambda value: 0 < value < 1, "a fraction between 0 and 1")
     if config.attack.name != "none":
         check_attack(config)
-    for method in METHODS:
-        for name, value in config.defense[method].items():
-            low = _LOWEST.get(name, 0)
-            if not low <= value < math.inf:
-                raise UserError(f"defense.{method}.{name}: found {value}, expected at least {low}")
+    check_defense(config)
     for key in ("mean", "std"):
         _expect(config, f"dataset.{key}", _is_three_numbers, "three numbers, one a channel")
     _expect(config, "dataset.std", lambda value: min(value) > 0, "numbers above 0")
@@ -290,5 +303,7 @@ def defense_settings(config: ConfigDict) -> Settings:
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum}
     own = defense[defense.name].to_dict()
-    own.pop("whole_head", None)  # what is trained, not how
-    return Settings(**common, **own, axis=axis_of(config), precision=config.precision)
+    for name in ("whole_head", "decay_values"):  # what is trained, not how
+        own.pop(name, None)
+    gated = own.pop("gate", {"over": "none"})["over"] != "none" and own["weight_decay"] > 0
+    return Settings(**common, **own, gated=gated, axis=axis_of(config), precision=config.precision)

@@ -5,19 +5,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, convolution, parallel, phase, purify, spectral
+from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, spectral
 from fip_jax.config import defense_settings
-from fip_jax.data.batches import make_draw, to_device, to_unit
+from fip_jax.data.batches import Draw, to_device, to_unit
+from fip_jax.data.held_out import keep_back
+from fip_jax.data.pairs import make_pairs_draw
 from fip_jax.data.split import Split
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
-from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn, make_objective
+from fip_jax.held_back import Held, HeldBack
+from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.suspect import Suspect
+from fip_jax.teaching import Teaching, make_taught_objective
 from fip_jax.timing import Lap
 from fip_jax.workdir import Workdir
 
@@ -25,26 +30,30 @@ from fip_jax.workdir import Workdir
 class Purified(NamedTuple):
     """The purified network, the steps that were skipped as not finite, and what it took in seconds.
 
-    `seconds` is wall-clock without compiling and without the measurements for the figures.
+    `seconds` is wall-clock without compiling and without the measurements for the figures. `held_back` is what the
+    images held back said before and after; None without any.
     """
 
     suspect: Suspect
     num_skipped: int
     seconds: float
+    held_back: tuple[Held, Held] | None = None
 
 
 class Start(NamedTuple):
     """All that `purify.run` takes, before the first step, which consumes `state`.
 
-    `restore` leads from any state of the run to one of the network as it came.
+    `restore` leads from any state of the run to one of the network as it came. `held_back` has the clean images that
+    are not learnt from, if there are any.
     """
 
     step_fn: purify.StepFn
     state: purify.State
-    anchor: Anchor | None
+    anchor: Anchor
     data: PyTree
     num_steps: int
     restore: Callable[[purify.State], purify.State]
+    held_back: HeldBack | None = None
 
     def run(self, on_steps: purify.OnSteps | None = None, at_once: int = 1) -> purify.State:
         """All steps (see `purify.run`), to the last state, restored."""
@@ -60,8 +69,9 @@ def begin(
     clean: Split,
     penalty: Penalty = trace_of_fisher,
     platform: str | None = None,
+    unlabeled: np.ndarray | None = None,
 ) -> Start:
-    """Makes ready for the method `defense.name`; for the eta_r term this takes the Fisher matrix's diagonal.
+    """Makes ready for the method `defense.name`; for the gate and for eta_r this takes a Fisher matrix's diagonal.
 
     Args:
       config: of which `defense`, `dataset.crop_padding`, `dataset.flip`, `smoothness.chunk_size` and `seed` count.
@@ -72,13 +82,18 @@ def begin(
       penalty: what `eta_f` weighs.
       platform: that the step is to be compiled for, "cpu", "cuda" or "tpu"; None for that of the devices used. For
         another one see `parallel.Step.lower`.
+      unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
 
     Raises:
-      UserError: Fast FIP of a plain function, which has no layers to factorise.
+      UserError: Fast FIP of a plain function, which has no layers to factorise; or too few images to hold back some.
     """
     settings = defense_settings(config)
     platform = platform or parallel.platform_of(settings.axis)
     as_it_came = (params, model_state)
+    held_back = None
+    if config.defense.hold_back:
+        clean, held = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
+        held_back = HeldBack(network, params, model_state, held)
     fast = config.defense.name == "fast_fip"
     if fast:
         if isinstance(network, FunctionNetwork):
@@ -89,15 +104,7 @@ def begin(
         network, params, model_state = spectral.factorise(network, params, model_state, head)
     check_sizes(config, len(clean.labels))
     data = to_device(clean.images, clean.labels)
-    objective = make_objective(
-        network.with_convolution(convolution.for_batches(platform)).with_axis(settings.axis),
-        batch_statistics=config.defense.batch_statistics,
-        dropout=False,
-    )
-    # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
-    if not settings.num_probes and not fast:
-        per_example = network.with_convolution(convolution.for_per_example_gradients(platform))
-        objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
+    objective = _objective(config, settings, network, platform)
 
     def restore(state: purify.State) -> purify.State:
         if not fast:
@@ -105,11 +112,9 @@ def begin(
         plain, statistics = spectral.fold(state.params, state.model_state, as_it_came)
         return state._replace(params=plain, model_state=statistics)
 
-    anchor = None
-    if settings.eta_r:
-        anchor = Anchor(
-            params, _share_of_trace(config, settings, network, objective, params, model_state, data)
-        )
+    anchor = _anchor(config, settings, network, objective, params, model_state, data)
+    if unlabeled is not None and len(unlabeled):
+        data["pool"] = jnp.concatenate([data["image"], jnp.asarray(unlabeled, jnp.uint8)])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
@@ -118,7 +123,64 @@ def begin(
         parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
+        held_back,
     )
+
+
+def _objective(
+    config: ConfigDict, settings: Settings, network: Network | FunctionNetwork, platform: str
+) -> Objective:
+    defense = config.defense
+    teaching = Teaching(
+        defense.label_weight,
+        defense.label_smoothing,
+        defense.teacher.weight,
+        defense.mixed.weight,
+        defense.teacher.temperature,
+    )
+    objective = make_taught_objective(
+        network.with_convolution(convolution.for_batches(platform)).with_axis(settings.axis),
+        teaching,
+        batch_statistics=defense.batch_statistics,
+    )
+    # Fast FIP has no gradients of convolutions' kernels, which alone are slow under vmap.
+    if not settings.num_probes and defense.name != "fast_fip":
+        per_example = network.with_convolution(convolution.for_per_example_gradients(platform))
+        objective = objective._replace(log_probs_fn=make_log_probs_fn(per_example))
+    return objective
+
+
+def _anchor(
+    config: ConfigDict,
+    settings: Settings,
+    network: Network | FunctionNetwork,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    data: PyTree,
+) -> Anchor:
+    """What the steps are given of the suspicious network."""
+    anchor = Anchor(params, model_state=model_state)
+    if settings.eta_r:
+        share = _share_of_trace(config, settings, network, objective, params, model_state, data)
+        anchor = anchor._replace(fisher_diagonal=share)
+    if settings.gated:
+        options = config.defense[config.defense.name].gate
+        diagonal = gate.fisher_diagonal(
+            network,
+            params,
+            model_state,
+            data | {"image": to_unit(data["image"])},
+            jax.random.fold_in(jax.random.key(config.seed), 22),
+            kind=options.fisher,
+            temperature=options.temperature,
+            chunk_size=config.smoothness.chunk_size,
+            axis=settings.axis,
+        )
+        fast = config.defense.name == "fast_fip" and config.defense.fast_fip.decay_values
+        decayed = (spectral.decayed if fast else purify.kernels)(params)
+        anchor = anchor._replace(gate=gate.gates(params, diagonal, decayed, options.over, options.power))
+    return jax.block_until_ready(anchor)
 
 
 def check_sizes(config: ConfigDict, num_clean: int) -> None:
@@ -139,11 +201,15 @@ def check_sizes(config: ConfigDict, num_clean: int) -> None:
     )
 
 
-def drawing(config: ConfigDict) -> purify.DrawFn:
-    """How a purification draws its batches, see `make_draw`."""
+def drawing(config: ConfigDict) -> Draw:
+    """How a purification draws its batches, see `make_pairs_draw`."""
     defense, dataset = config.defense, config.dataset
-    return make_draw(
-        defense.batch_size, dataset.crop_padding, dataset.flip, defense.erase_rate, defense.erase_size
+    return make_pairs_draw(
+        defense.batch_size,
+        dataset.crop_padding,
+        dataset.flip,
+        defense.corruption.to_dict(),
+        defense.mixed.to_dict(),
     )
 
 
@@ -174,7 +240,12 @@ def _share_of_trace(
 
 
 def purify_suspect(
-    config: ConfigDict, suspect: Suspect, clean: Split, workdir: Workdir, measure: phase.Measure
+    config: ConfigDict,
+    suspect: Suspect,
+    clean: Split,
+    workdir: Workdir,
+    measure: phase.Measure,
+    unlabeled: np.ndarray | None = None,
 ) -> Purified:
     """Runs the method `defense.name` and writes the result to `purified/`, and to files for other programs.
 
@@ -184,17 +255,24 @@ def purify_suspect(
       clean: the defender's images.
       workdir: for checkpoints, metrics and the purified model.
       measure: rates to log on the way; nothing depends on them.
+      unlabeled: as of `begin`.
     """
     lap = Lap()
-    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean)
+    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean, unlabeled=unlabeled)
     begun = lap.read()
+
+    def measured(state: purify.State) -> phase.Row:
+        plain = start.restore(state)
+        held = start.held_back and start.held_back(plain.params, plain.model_state)._asdict()
+        return measure(plain) | (held or {})
+
     outcome = phase.run(
         phase.Phase(
             name="purify",
             title=f"purify with {config.defense.name}",
             num_steps=start.num_steps,
             measure_every=config.report.eval_every,
-            measure=lambda state: measure(start.restore(state)),
+            measure=measured,
             checkpoint_seconds=config.report.checkpoint_seconds,
         ),
         workdir,
@@ -210,4 +288,10 @@ def purify_suspect(
         checkpoint.save_model(folder, purified.params, purified.model_state, purified.description)
     export(workdir.path, purified)
     seconds = outcome.seconds - outcome.compile_seconds + begun["total"] - begun["compile"]
-    return Purified(purified, int(state.num_skipped), seconds)
+    held = None
+    if start.held_back is not None:
+        held = (
+            start.held_back(suspect.params, suspect.model_state),
+            start.held_back(purified.params, purified.model_state),
+        )
+    return Purified(purified, int(state.num_skipped), seconds, held)

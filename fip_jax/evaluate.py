@@ -10,7 +10,7 @@ import numpy as np
 from fip_jax.attacks.poison import TriggeredSet
 from fip_jax.data.batches import to_unit
 from fip_jax.data.split import Split, spread
-from fip_jax.network import Network
+from fip_jax.network import FunctionNetwork, Network
 from fip_jax.per_example import PyTree
 
 Predict = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
@@ -26,7 +26,7 @@ class Rates(NamedTuple):
     ra: float | None
 
 
-def make_predict_batch(network: Network, precision: str = "float32") -> Any:
+def make_predict_batch(network: Network | FunctionNetwork, precision: str = "float32") -> Any:
     """The compiled program `(params, model_state, uint8 images [N, H, W, C]) -> predicted classes, int32 [N]`.
 
     With the running statistics. `precision` is that of products and convolutions (see `precision.py`); left to JAX, a
@@ -41,7 +41,7 @@ def make_predict_batch(network: Network, precision: str = "float32") -> Any:
     return predict_batch
 
 
-def make_predict(network: Network, precision: str = "float32") -> Predict:
+def make_predict(network: Network | FunctionNetwork, precision: str = "float32") -> Predict:
     """A function `(params, model_state, images) -> predicted classes`; arguments as of `make_predict_batch`.
 
     It takes uint8 images `[N, H, W, C]` on the host and any N, and returns int32 `[N]` on the host.

@@ -167,14 +167,15 @@ def _purify(
 ) -> tuple[dict[str, Any], Suspect]:
     console.print("inspect the suspicious network")
     smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
-    purified = purify_suspect(config, victim, material.clean, workdir, measure)
+    purified = purify_suspect(config, victim, material.clean, workdir, measure, material.unlabeled)
     console.print("inspect the purified network")
     predict = make_predict(purified.suspect.network, config.report.eval_precision)
     after = workdir.once("purified", lambda: _all_rates(predict, purified.suspect, material))
     smooth_after = workdir.once("smoothness_after", lambda: analysis.brief(purified.suspect))
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
-    return {
+    held = {"held_back": [part._asdict() for part in purified.held_back]} if purified.held_back else {}
+    return held | {
         "purified": {**after, "der": effectiveness(Rates(**before), Rates(**after))},
         "smoothness": {"before": smooth_before, "after": smooth_after},
         "seconds": {"purify": purified.seconds},
@@ -202,6 +203,7 @@ def _begun_summary(
         "mode": config.mode,
         "victim": before,
         "clean_images": len(material.clean.labels),
+        "unlabeled_images": 0 if material.unlabeled is None else len(material.unlabeled),
         "test_images": len(material.test.labels),
         "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),

@@ -35,6 +35,7 @@ class Material(NamedTuple):
       poisoned: indices of the training images with the trigger, or None where `training` is clean.
       unpoisoned: `training` as it was before that, where `attack.export` asks for it.
       splits: names of the data set's splits that `clean` and `test` are from: train, test or clean.
+      unlabeled: images of the defender's without labels, uint8 `[M, H, W, C]`, or None.
       sha256: of all images and labels that are used, before any trigger is put on, in hexadecimal digits.
     """
 
@@ -50,6 +51,7 @@ class Material(NamedTuple):
     unpoisoned: Split | None = None
     splits: tuple[str, str] = ("train", "test")
     sha256: str = ""
+    unlabeled: np.ndarray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,18 +85,23 @@ def prepare(config: ConfigDict, num_classes: int | None = None) -> Material:
             "training images"
         )
     used = (clean, test) if training is None or config.victim.checkpoint else (training, clean, test)
+    if data.unlabeled is not None:
+        used = (*used, Split(data.unlabeled, np.zeros(0, np.int32)))
     sha256 = digest(*used)
+    basis = Material(
+        training, clean, test, None, names, splits=splits, sha256=sha256, unlabeled=data.unlabeled
+    )
     options = config.attack.get(config.attack.name, ConfigDict())
     attack = create_attack(config.attack.name, test.images.shape[1:], options)
     if attack is None:
-        return Material(training, clean, test, None, names, splits=splits, sha256=sha256)
+        return basis
     goal = Goal(config.attack.mode, config.attack.target, len(names))
     check_goal(goal, attack)
     shape = test.images.shape[1:]
     state = None
     if config.attack.state:
         state = load_state(config.attack.state, config.attack, shape, not config.victim.checkpoint)
-    material = Material(training, clean, test, None, names, attack, goal, state, splits=splits, sha256=sha256)
+    material = basis._replace(attack=attack, goal=goal, attack_state=state)
     if attack.learns_trigger and state is None:
         tested(test.labels, goal)  # refused now and not after the learning
     else:

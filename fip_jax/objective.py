@@ -34,6 +34,7 @@ class Settings:
       learning_rate: peak learning rate of SGD.
       momentum: of SGD (heavy ball), in [0, 1).
       weight_decay: L2 coefficient, for leaves of more than one axis: kernels, and no biases or scales.
+      gated: whether the decay of each weight is multiplied by `Anchor.gate`, which then says what decays as well.
       num_steps: length of the run; the schedule ends there.
       warmup: fraction of the steps over which the learning rate rises linearly from zero.
       eta_f: weight of the trace of the Fisher matrix.
@@ -52,6 +53,7 @@ class Settings:
     num_steps: int
     momentum: float = 0.9
     weight_decay: float = 0.0
+    gated: bool = False
     warmup: float = 0.0
     eta_f: float = 0.0
     trace_limit: float = math.inf
@@ -74,11 +76,14 @@ class Objective(NamedTuple):
         statistics of `model_state`; each depends on its own example alone.
       logits_fn: `(params, model_state, batch) -> [N, num_classes]`, with the running statistics; for
         `true_fisher`, whose batches have to be dicts with the key "label".
+      ask_fn: `(anchor, batch) -> batch`, the batch with what the suspicious network says of it, for `loss_fn`; None
+        where that is not asked.
     """
 
     loss_fn: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     log_probs_fn: Callable[[PyTree, PyTree, PyTree], jax.Array]
     logits_fn: Callable[[PyTree, PyTree, PyTree], jax.Array] | None = None
+    ask_fn: Callable[["Anchor", PyTree], PyTree] | None = None
 
     def logits(self, params: PyTree, model_state: PyTree, batch: PyTree) -> jax.Array:
         """As `logits_fn`, which has to be there."""
@@ -96,15 +101,19 @@ class Objective(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """The suspicious network.
+    """The suspicious network: constant over a run, and an argument of every step.
 
     Attributes:
       params: its parameters.
-      fisher_diagonal: of its Fisher matrix, a pytree like `params`.
+      fisher_diagonal: of its Fisher matrix, a pytree like `params`; for `eta_r`, else None.
+      model_state: its BatchNorm statistics; for a teacher.
+      gate: what the decay of each weight is multiplied by (see `gate.gates`), for `gated`, else None.
     """
 
     params: PyTree
-    fisher_diagonal: PyTree
+    fisher_diagonal: PyTree = None
+    model_state: PyTree = None
+    gate: PyTree = None
 
 
 # `(objective, settings, params, model_state, examples, key) -> scalar`; over several devices (`settings.axis`) their

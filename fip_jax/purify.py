@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
       loss: mean over the batch.
       trace: estimate at the SAM point; 0 without the trace term.
       limited: whether `trace_limit` shortened the trace term's gradient, bool.
-      gradient_norm: of the whole gradient.
+      gradient_norm: of the gradient without weight decay.
       learning_rate: of this step.
       applied: whether the step was finite and so taken, bool.
     """
@@ -77,9 +77,9 @@ def schedule(settings: Settings) -> optax.Schedule:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """SGD with heavy-ball momentum on the gradient plus weight decay."""
+    """SGD with heavy-ball momentum on the gradient plus weight decay, unless that is gated: then the step adds it."""
     sgd = optax.sgd(schedule(settings), settings.momentum or None)
-    if not settings.weight_decay:
+    if not settings.weight_decay or settings.gated:
         return sgd
     return optax.chain(optax.add_decayed_weights(settings.weight_decay, kernels), sgd)
 
@@ -118,6 +118,11 @@ def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTre
     return jax.tree.map(leaf, params, anchor.params, anchor.fisher_diagonal)
 
 
+def with_gated_decay(gradient: PyTree, params: PyTree, gate: PyTree, strength: float) -> PyTree:
+    """The gradient plus the weight decay of each weight, `strength` times its gate."""
+    return jax.tree.map(lambda g, p, share: g + strength * share * p, gradient, params, gate)
+
+
 def make_step(
     objective: Objective,
     settings: Settings,
@@ -140,7 +145,7 @@ def make_step(
 
     Returns:
       A function. A step whose loss or updated parameters are not finite changes nothing but the counters.
-      `anchor` is used where `settings.eta_r` and may be None otherwise.
+      `anchor` may be None unless `settings.eta_r`, `settings.gated` or `objective.ask_fn` uses it.
     """
     tx = tx or optimizer(settings)
     rate = rate or schedule(settings)
@@ -148,9 +153,17 @@ def make_step(
     def step(state: State, anchor: Anchor | None, data: PyTree) -> tuple[State, Metrics]:
         draw_key, step_key = jax.random.split(state.key)
         batch = parallel.share(draw(draw_key, state.step, data), settings.axis)
+        if objective.ask_fn is not None:
+            assert anchor is not None
+            with jax.default_matmul_precision(settings.precision):
+                batch = objective.ask_fn(anchor, batch)
         key = jax.random.fold_in(step_key, state.step)
         found = gradient(objective, settings, state.params, state.model_state, batch, key, penalty)
-        updates, opt_state = tx.update(found.total, state.opt_state, state.params)
+        total = found.total
+        if settings.gated:
+            assert anchor is not None
+            total = with_gated_decay(total, state.params, anchor.gate, settings.weight_decay)
+        updates, opt_state = tx.update(total, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         learning_rate = jnp.asarray(rate(state.step - state.num_skipped), found.loss.dtype)
         if settings.eta_r:

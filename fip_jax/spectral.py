@@ -74,6 +74,14 @@ def factorise(
     return factored._replace(convolve=network.convolve), *trees
 
 
+def decayed(params: PyTree) -> PyTree:
+    """True for the leaves that a gated weight decay may shrink: singular values, and kernels that were left whole."""
+    return jax.tree.map_with_path(
+        lambda path, leaf: jnp.ndim(leaf) > 1 or jax.tree_util.keystr(path[-1:], simple=True) == "values",
+        params,
+    )
+
+
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
 
 

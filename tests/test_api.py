@@ -1,5 +1,7 @@
 """The way in from Python: files, modules and plain functions, purified like in a run."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,9 @@ def test_a_plain_function(method):
     params = parameters()
     before = jax.tree.map(np.array, params)
     options = {"method": method, "steps": 40, "batch_size": 12, "learning_rate": 0.1, "crop_padding": 0}
+    # Weights that nothing was learnt with teach nothing.
+    options |= {"teacher": {"weight": 0.0}, "mixed": {"weight": 0.0}}
+    options |= {"corruption": {kind: {"rate": 0.0} for kind in ("patch", "wave", "overlay")}}
     purified = fip_jax.purify_function(apply, params, IMAGES, LABELS, **options)
     jax.tree.map(np.testing.assert_array_equal, params, before)  # the caller's stay as they are
     assert loss(purified) < 0.8 * loss(params)
@@ -87,6 +92,7 @@ def test_only_exact_traces_of_whole_kernels_need_another_convolution(
 
     monkeypatch.setattr(convolution, "for_per_example_gradients", spy)
     options = {"method": method, "steps": 1, "batch_size": 12, "eta_r": 0.0, "num_probes": num_probes}
+    options["gate"] = {"over": "none"}
     fip_jax.purify_network(Small(), IMAGES, LABELS, **options)
     assert bool(seen) == swapped
 
@@ -106,14 +112,24 @@ def test_options_reach_the_step():
     assert distance[0] < 1e-3 < distance[1]
 
 
-def test_erasing_is_on_unless_switched_off():
+def test_parts_of_the_recipe_are_options():
     params, options = parameters(), {"method": "ft", "steps": 2, "batch_size": 12}
-    plain, whole, small = (
-        np.asarray(fip_jax.purify_function(apply, params, IMAGES, LABELS, **options, **more)["v"])
-        for more in ({"erase_rate": 0.0}, {"erase_size": 1.0}, {})
+    changes = (
+        {},
+        {"corruption": {"patch": {"rate": 0.0}}},
+        {"corruption": {"patch": {"contents": ("noise",)}}},
+        {"teacher": {"weight": 0.0}},
+        {"mixed": {"weight": 0.0}},
+        {"mixed": {"corrupted": False}},
+        {"label_weight": 0.0},
+        {"label_smoothing": 0.1},
     )
-    assert (plain != small).any()
-    assert (whole != small).any()
+    found = [
+        np.asarray(fip_jax.purify_function(apply, params, IMAGES, LABELS, **options, **more)["v"])
+        for more in changes
+    ]
+    for a, b in itertools.combinations(found, 2):
+        assert np.abs(a - b).max() > 1e-6
 
 
 def test_a_module():
@@ -171,6 +187,20 @@ def test_unknown_names_are_no_part_of_it():
         (IMAGES, LABELS, {"learning_rate": None}, "learning_rate: found None, expected a float"),
         (IMAGES, LABELS, {"method": 3}, "method: found 3, expected a str"),
         (IMAGES, LABELS, {"parallel": True}, "parallel: found True, expected a str"),
+        (IMAGES, LABELS, {"teacher": 2.0}, r"teacher: found 2.0, expected a dict with temperature, weight"),
+        (
+            IMAGES,
+            LABELS,
+            {"teacher": {"heat": 2.0}},
+            r"teacher.heat: no such option, expected temperature, weight",
+        ),
+        (
+            IMAGES,
+            LABELS,
+            {"corruption": {"patch": {"rate": "all"}}},
+            r"corruption.patch.rate: found 'all', expected",
+        ),
+        (IMAGES, LABELS, {"gate": {"over": "layer"}}, r"defense.fip.gate.over: found 'layer'"),
     ],
 )
 def test_what_cannot_be_used_is_refused(images, labels, options, message):

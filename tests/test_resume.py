@@ -31,6 +31,7 @@ def kill_in(phase, arguments, workdir, delay):
 
 def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
     measured = {"smoothness__over_time__num_images": 4, "smoothness__over_time__hessian_steps": 2}
+    measured["defense__hold_back"] = 0.25
     straight = command(tmp_path / "straight", data_dir, TINY, **measured)
     status, _, err = finish(straight)
     assert status == 0, err
@@ -44,6 +45,10 @@ def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
     status, _, err = finish(broken)
     assert status == 0, err
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "straight")
+    assert [set(held) for held in numbers(tmp_path / "broken")["held_back"]] == [
+        {"held_acc", "held_agreement"}
+    ] * 2
     rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("broken", "straight")]
     assert rows[0] == rows[1]
+    assert rows[0].count('"held_agreement"') == 4  # before, and after every fourth of twelve steps
     assert rows[0].count('"lambda_max_hessian"') == numbers(tmp_path / "straight")["over_time"]["points"] == 8

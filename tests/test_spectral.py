@@ -193,6 +193,27 @@ def test_the_default_trains_the_head_whole_and_decays_it_alone(whole):
     )
 
 
+@pytest.mark.parametrize("values", [False, True])
+def test_the_gate_of_singular_values(values):
+    network, *trees = split_module(drawn_model("small_vgg", 5, 8, width=2))
+    config = default_config()
+    config.defense.update({"name": "fast_fip", "steps": 1, "batch_size": 4})
+    config.defense.fast_fip.update({"weight_decay": 0.1, "decay_values": values})
+    config.defense.fast_fip.gate.over = "weight"
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    start = begin(config, network, *trees, Split(images, np.arange(4, dtype=np.int32)))
+    for path, share in jax.tree_util.tree_leaves_with_path(start.anchor.gate):
+        name = jax.tree_util.keystr(path)
+        assert ((share >= 0) & (share <= 1)).all()
+        if name.endswith("['values']") and values:
+            # Half of them are more important than the median, and decay by less than half.
+            assert abs((share < 0.5).mean() - 0.5) <= 0.5 / share.size + 1e-6, name
+        elif name == "['classifier']['kernel']":
+            assert share.shape == start.state.params["classifier"]["kernel"].shape
+        else:
+            assert (share == 0).all(), name
+
+
 def test_shared_and_grouped_layers():
     class Odd(nnx.Module):
         def __init__(self):

@@ -59,23 +59,25 @@ def tune() -> Iterator[Run]:
 
 
 def choices() -> Iterator[tuple[str, Settings]]:
-    """Weight decay and erasing by FT, whose result all methods share, then what each has of its own."""
+    """The strength of each method, with the same teacher and corruptions, then what each has of its own."""
     for decay in (0.0, 0.01, 0.02, 0.03, 0.05):
-        yield "ft", settings(ft__weight_decay=decay, erase_rate=0.0)
-        for size in (0.1, 0.16, 0.25):
-            yield "ft", settings(ft__weight_decay=decay, erase_size=size)
-    for rate, decay in ((0.01, 0.06), (0.05, 0.012)):
-        yield "ft", settings(ft__learning_rate=rate, ft__weight_decay=decay)
+        for method in ("ft", "ft_sam"):
+            yield method, settings(**{f"{method}__weight_decay": decay})
+    for decay in (0.03, 0.05, 0.1, 0.2, 0.3):
+        yield "fip", settings(fip__weight_decay=decay)
     for radius in (0.1, 0.3, 1.0):
         yield "ft_sam", settings(ft_sam__radius=radius)
-    for limit in (0.03, 0.1, 0.3):
-        yield "fip", settings(fip__trace_limit=limit)
-    for radius in (0.0, 1.0):
+    for radius in (0.0, 0.3):
         yield "fip", settings(fip__radius=radius)
     yield "fip", settings(fip__eta_r=1.0)
     for rate, decay in ((0.1, 0.0), (0.05, 0.0), (0.05, 0.01), (0.05, 0.03), (0.02, 0.03)):
-        yield "fast_fip", settings(fast_fip__learning_rate=rate, fast_fip__weight_decay=decay)
-    yield "fast_fip", settings(fast_fip__whole_head=False)
+        for whole in (True, False):
+            yield (
+                "fast_fip",
+                settings(
+                    fast_fip__learning_rate=rate, fast_fip__weight_decay=decay, fast_fip__whole_head=whole
+                ),
+            )
 
 
 def main() -> Iterator[Run]:
@@ -109,19 +111,36 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__weight_decay": (0.0, 0.01, 0.02, 0.05),
     "fip__true_fisher": (True,),
     "fip__num_probes": (0, 4),
-    "erase_rate": (0.0, 0.5),
-    "erase_size": (0.1, 0.25),
+    "fip__gate__over": ("none", "weight", "filter"),
+    "fip__gate__fisher": ("drawn", "empirical", "logits"),
+    "teacher__weight": (0.0, 0.5, 2.0),
+    "teacher__temperature": (1.0, 4.0),
+    "mixed__weight": (0.0, 0.5, 2.0),
+    "mixed__corrupted": (False,),
+    "label_weight": (0.0,),
+    "label_smoothing": (0.1,),
+    "corruption__patch__rate": (0.0,),
+    "corruption__wave__rate": (0.0,),
+    "corruption__overlay__rate": (0.0,),
     "batch_statistics": (False,),
     "steps": (100, 400),
 }
 ABLATED_ON = ("gtsrb/blend", "signs/badnets_11")
 
-# FT-SAM and FIP take two gradients a step, FT one; and the ablation's one change that helped both of its networks.
-VARIANTS = (("ft", settings(steps=400)), ("fip", settings(erase_rate=0.5)))
+# What the gate is worth beyond the teacher, and the teacher beyond the corruptions.
+NO_TEACHER: dict[str, Any] = {"teacher__weight": 0.0, "mixed__weight": 0.0}
+NO_CORRUPTIONS: dict[str, Any] = {f"corruption__{kind}__rate": 0.0 for kind in ("patch", "wave", "overlay")}
+VARIANTS = (
+    ("fip", settings(fip__gate__over="none")),
+    ("fip", settings(**NO_TEACHER)),
+    ("fip", settings(**NO_CORRUPTIONS)),
+    ("ft", settings(**NO_TEACHER)),
+    ("ft", settings(**NO_TEACHER, **NO_CORRUPTIONS)),
+)
 
 
 def variants() -> Iterator[Run]:
-    """FT with as many gradients as the others, and FIP with half of the images erased, over all networks."""
+    """FIP without its gate, FIP and FT without the teacher and the corruptions, over all networks."""
     for seed in range(3):
         for model in MODELS:
             for method, changed in VARIANTS:

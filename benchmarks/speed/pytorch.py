@@ -66,7 +66,7 @@ def _batches(work: Workload) -> Any:
     labels = torch.tensor(clean.labels, dtype=torch.long).to(device())
     generator = torch.Generator(device()).manual_seed(0)
     size = config.defense.batch_size
-    erased = round(config.defense.erase_size * clean.images.shape[1]) if config.defense.erase_rate else 0
+    erased = round(config.defense.corruption.patch.largest * clean.images.shape[1])
 
     def draw() -> baseline.Batch:
         order = torch.randperm(len(labels), generator=generator, device=device())[:size]

@@ -58,8 +58,15 @@ class Workload(NamedTuple):
 
 
 def configure(work: Workload) -> ConfigDict:
-    """The defaults, for the row's method."""
+    """The row's method as both sides have it: no teacher and no gate, and a square of one colour on every image."""
     config = default_config()
+    config.defense.teacher.weight = config.defense.mixed.weight = 0.0
+    config.defense.corruption.wave.rate = config.defense.corruption.overlay.rate = 0.0
+    config.defense.corruption.patch.update({"rate": 1.0, "smallest": 0.16, "largest": 0.16})
+    config.defense.corruption.patch.contents = ("colour",)
+    config.defense.fip.update({"radius": 0.3, "eta_f": 1e-3})
+    for method in ("fip", "fast_fip"):
+        config.defense[method].gate.over = "none"
     fast = work.row in ("fast_fip", "fast_purification")
     config.defense.name = "fast_fip" if fast else work.row if work.row in ("ft", "ft_sam") else "fip"
     if work.row == "fip_exact":

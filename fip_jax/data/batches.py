@@ -4,10 +4,14 @@ Nothing here keeps a position: the batch of step k is a function of the key, k a
 starts again at step k draws what it would have drawn.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from fip_jax.per_example import PyTree, num_examples
+
+Draw = Callable[[jax.Array, jax.Array, PyTree], PyTree]  # (key, step, data) -> batch
 
 
 def to_device(images, labels) -> dict[str, jax.Array]:
@@ -30,21 +34,13 @@ def batch_indices(key: jax.Array, step: jax.Array, total: int, batch_size: int) 
     return jax.lax.dynamic_slice(order, ((step % batches_per_epoch) * batch_size,), (batch_size,))
 
 
-def make_draw(
-    batch_size: int,
-    crop_padding: int = 0,
-    flip: bool = False,
-    erase_rate: float = 0.0,
-    erase_size: float = 0.16,
-):
+def make_draw(batch_size: int, crop_padding: int = 0, flip: bool = False) -> Draw:
     """The function `(key, step, data) -> batch` for `purify.make_step`.
 
     Args:
       batch_size: examples in a batch; a smaller data set gives batches of its own size.
       crop_padding: pixels of zero padding on each side, out of which a window is cut at random.
       flip: whether to mirror half of the images.
-      erase_rate: fraction of the images that lose a square, see `random_erase`.
-      erase_size: side of that square, as a fraction of the image's height.
 
     Returns:
       A function of `(key, step, data)`, with `data` as from `to_device`, giving float32 images in [0, 1].
@@ -53,7 +49,6 @@ def make_draw(
     def draw(key: jax.Array, step: jax.Array, data: PyTree) -> PyTree:
         total = num_examples(data)
         order_key, crop_key, flip_key = jax.random.split(key, 3)
-        erase_key = jax.random.fold_in(key, 3)
         indices = batch_indices(order_key, step, total, min(batch_size, total))
         batch = jax.tree.map(lambda leaf: leaf[indices], data)
         images = batch["image"]
@@ -62,9 +57,6 @@ def make_draw(
         if flip:
             mirrored = jax.random.bernoulli(jax.random.fold_in(flip_key, step), 0.5, (len(images), 1, 1, 1))
             images = jnp.where(mirrored, images[:, :, ::-1], images)
-        if erase_rate:
-            size = max(1, round(erase_size * images.shape[1]))
-            images = random_erase(jax.random.fold_in(erase_key, step), images, erase_rate, size)
         return {**batch, "image": to_unit(images)}
 
     return draw
@@ -77,36 +69,4 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     corners = jax.random.randint(key, (shape[0], 2), 0, 2 * padding + 1)
     return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), shape[1:]))(
         padded, corners
-    )
-
-
-def random_erase(key: jax.Array, images: jax.Array, rate: float, size: int) -> jax.Array:
-    """uint8 images `[N, H, W, C]`, a part of them with a square of one random colour, its centre anywhere.
-
-    Sources: DeVries and Taylor (2017), "Cutout", https://arxiv.org/abs/1708.04552, for the place; Zhong et al. (2020),
-    "Random erasing data augmentation", AAAI, for the chance and the colour.
-
-    Args:
-      rate: chance of each image to lose one.
-      size: its side in pixels.
-    """
-    count, height, width, channels = images.shape
-    hit_key, row_key, column_key, colour_key = jax.random.split(key, 4)
-
-    def paint(
-        image: jax.Array, hit: jax.Array, row: jax.Array, column: jax.Array, colour: jax.Array
-    ) -> jax.Array:
-        inside = [
-            (jnp.arange(side) - centre + size // 2) // size == 0
-            for side, centre in ((height, row), (width, column))
-        ]
-        square = hit & inside[0][:, None, None] & inside[1][None, :, None]
-        return jnp.where(square, colour[None, None], image)
-
-    return jax.vmap(paint)(
-        images,
-        jax.random.bernoulli(hit_key, rate, (count,)),
-        jax.random.randint(row_key, (count,), 0, height),
-        jax.random.randint(column_key, (count,), 0, width),
-        jax.random.randint(colour_key, (count, channels), 0, 256).astype(jnp.uint8),
     )

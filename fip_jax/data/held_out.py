@@ -65,14 +65,15 @@ def _tracks(split: Split) -> np.ndarray:
     return np.where(split.tracks < 0, own + 1 + split.tracks.max(initial=0), split.tracks)
 
 
-def keep_back(clean: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Splits clean images into (what purification gets, what stands in for a test set).
+def keep_back(clean: Split, fraction: float, seed: int, key: str = "dataset.name") -> tuple[Split, Split]:
+    """Splits clean images into (what purification gets, what it is measured with).
 
     Args:
       clean: the defender's images.
       fraction: of each class that is kept back, in (0, 1): to the nearest, at least one image of a class that has two
         or more, and never all of them.
       seed: of the choice.
+      key: the setting to name where it cannot be done.
 
     Raises:
       UserError: no class has two images.
@@ -85,6 +86,6 @@ def keep_back(clean: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         kept[order[:count]] = True
     if not kept.any():
         raise UserError(
-            "dataset.name: found one clean image of each class, expected more, or test images as well"
+            f"{key}: found one clean image of each class, expected more, so that some can be kept back"
         )
     return clean.take(np.flatnonzero(~kept)), clean.take(np.flatnonzero(kept))

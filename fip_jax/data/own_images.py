@@ -13,6 +13,7 @@ from fip_jax.errors import UserError
 from fip_jax.progress import console
 
 SPLITS = ("clean", "train", "test")
+UNLABELED = "unlabeled"
 MAX_LABEL = 100_000
 
 
@@ -38,11 +39,13 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
 
     A folder holds `clean/` or `train/`, and optionally `test/`, each with a folder of images per class, as TFDS's
     ImageFolder reads it (which needs TensorFlow to give the images out). Where all classes are whole numbers these are
-    their indices; otherwise the classes are numbered in alphabetical order, as there and in torchvision.
+    their indices; otherwise the classes are numbered in alphabetical order, as there and in torchvision. Images in
+    `unlabeled/`, or in folders in it, belong to no class.
 
     An `.npz` holds `clean_images` and `clean_labels` or `train_images` and `train_labels` (or `x_train` and `y_train`),
-    and optionally the same of `test`, and `class_names`. Images are uint8, or float in [0, 1], which is rounded to
-    the nearest 255th: `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`; labels are integers `[N]`.
+    and optionally the same of `test`, `class_names`, and `unlabeled_images`. Images are uint8, or float in [0, 1],
+    which is rounded to the nearest 255th: `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`; labels are integers
+    `[N]`.
 
     Args:
       name: path.
@@ -65,7 +68,11 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
         split: _read_split(path / split, classes, numbers, image_size, crop)
         for split, classes in found.items()
     }
-    return DataSet(splits.get("train"), splits.get("test"), names, splits.get("clean"), own=True)
+    unlabeled = None
+    if (path / UNLABELED).is_dir():
+        files = sorted(p for p in (path / UNLABELED).rglob("*") if p.is_file() and not p.name.startswith("."))
+        unlabeled = _read_split(path / UNLABELED, {"": files}, {"": 0}, image_size, crop).images
+    return DataSet(splits.get("train"), splits.get("test"), names, splits.get("clean"), True, unlabeled)
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -105,7 +112,9 @@ def _read_split(
     others = [file for file, _ in files if file.suffix.lower() not in endings]
     if not pictures:
         raise UserError(
-            f"dataset.name: found no images in {folder}, expected a folder of images for each class"
+            f"dataset.name: found no images in {folder}, expected some, or no such folder"
+            if folder.name == UNLABELED
+            else f"dataset.name: found no images in {folder}, expected a folder of images for each class"
         )
     if others:
         console.print(
@@ -125,8 +134,7 @@ def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
     for split, (images_key, labels_key) in _keys(path, arrays).items():
         pixels = _pixels(f"{path}: {images_key}", arrays[images_key])
         labels = _labels(f"{path}: {labels_key}", arrays[labels_key], len(pixels))
-        squares = [to_square(Image.fromarray(image), image_size, crop) for image in pixels]
-        splits[split] = Split(np.stack(squares), labels)
+        splits[split] = Split(_squares(pixels, image_size, crop), labels)
     count = 1 + max(int(split.labels.max()) for split in splits.values())
     names = arrays.get("class_names", np.arange(count).astype(str))
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
@@ -134,7 +142,14 @@ def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
             f"{path}: class_names is {names.dtype} {list(names.shape)}, expected {count} strings, one a class"
         )
     class_names = tuple(map(str, names))
-    return DataSet(splits.get("train"), splits.get("test"), class_names, splits.get("clean"), own=True)
+    key, unlabeled = f"{UNLABELED}_images", None
+    if key in arrays:
+        unlabeled = _squares(_pixels(f"{path}: {key}", arrays[key]), image_size, crop)
+    return DataSet(splits.get("train"), splits.get("test"), class_names, splits.get("clean"), True, unlabeled)
+
+
+def _squares(pixels: np.ndarray, image_size: int, crop: str) -> np.ndarray:
+    return np.stack([to_square(Image.fromarray(image), image_size, crop) for image in pixels])
 
 
 def _keys(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, str]]:

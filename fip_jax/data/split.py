@@ -57,6 +57,7 @@ class DataSet(NamedTuple):
       class_names: names of the classes.
       clean: images that are the defender's as a whole.
       own: whether these are a user's own images, of which some classes may have none.
+      unlabeled: images uint8 `[M, H, W, 3]` of the defender's whose classes are not known.
     """
 
     train: Split | None
@@ -64,3 +65,4 @@ class DataSet(NamedTuple):
     class_names: tuple[str, ...]
     clean: Split | None = None
     own: bool = False
+    unlabeled: np.ndarray | None = None

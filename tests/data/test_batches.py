@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fip_jax.data.batches import batch_indices, make_draw, random_crop, random_erase, to_device, to_unit
+from fip_jax.data.batches import batch_indices, make_draw, random_crop, to_device, to_unit
 
 KEY = jax.random.key(0)
 
@@ -107,41 +107,7 @@ def test_flips_mirror_about_half_of_the_images_left_to_right():
     assert abs(mirrored.sum() - 200) < 40
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_erasing_paints_a_square_of_one_colour_on_its_share_of_the_images(size):
-    height, width, count = 5, 7, 2000
-    images = np.full((count, height, width, 3), (1, 2, 3), np.uint8)
-    found = np.asarray(random_erase(KEY, jnp.asarray(images), 0.25, size))
-    assert found.dtype == np.uint8
-    changed = (found != images).any(axis=-1)
-    hit = changed.any(axis=(1, 2))
-    # 500 with a deviation of 19.
-    assert abs(hit.sum() - 500) < 80
-    centres = set()
-    for image, mask in zip(found[hit], changed[hit], strict=True):
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        assert mask.sum() == len(rows) * len(columns)
-        assert len(np.unique(image[mask], axis=0)) == 1
-        # Cut off by the edges alone.
-        for places, side in ((rows, height), (columns, width)):
-            assert len(places) == size or places[0] == 0 or places[-1] == side - 1
-        centres.add((rows[0], rows[-1], columns[0], columns[-1]))
-    # A square for each centre; where it is even, no two are cut off alike.
-    assert len(centres) == height * width
-
-
-def test_nothing_is_erased_unless_asked_for():
-    whole = data(num=20)
-    plain = make_draw(20)(KEY, jnp.int32(0), whole)
-    none = make_draw(20, erase_rate=0.0, erase_size=1.0)(KEY, jnp.int32(0), whole)
-    erased = make_draw(20, erase_rate=1.0, erase_size=1.0)(KEY, jnp.int32(0), whole)
-    np.testing.assert_array_equal(plain["image"], none["image"])
-    np.testing.assert_array_equal(plain["label"], erased["label"])
-    assert not np.array_equal(plain["image"], erased["image"])
-
-
-@pytest.mark.parametrize("options", [{"crop_padding": 2}, {"flip": True}, {"erase_rate": 1.0}])
+@pytest.mark.parametrize("options", [{"crop_padding": 2}, {"flip": True}])
 def test_augmentation_differs_from_step_to_step(options):
     # Copies of one image, so that the order of the batch does not matter.
     copies = {name: jnp.repeat(leaf, 50, axis=0) for name, leaf in data(num=1).items()}

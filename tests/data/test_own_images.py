@@ -52,6 +52,31 @@ def test_folders_by_name_are_numbered_alphabetically(tmp_path):
     np.testing.assert_array_equal(data.test.labels, [1])
 
 
+def test_images_without_labels(tmp_path):
+    paint(tmp_path / "clean/ant/1.png", (1, 1, 1))
+    assert source.load(str(tmp_path), image_size=8).unlabeled is None
+    paint(tmp_path / "unlabeled/b.png", (2, 2, 2), size=(20, 10))
+    paint(tmp_path / "unlabeled/more/a.png", (3, 3, 3))
+    (tmp_path / "unlabeled/notes.txt").write_text("from the cellar")
+    data = source.load(str(tmp_path), image_size=8)
+    assert data.class_names == ("ant",)
+    assert data.unlabeled.shape == (2, 8, 8, 3)
+    assert data.unlabeled.dtype == np.uint8
+    assert data.unlabeled[:, 0, 0, 0].tolist() == [2, 3]
+    arrays = {"clean_images": np.zeros((1, 8, 8, 3), np.uint8), "clean_labels": np.zeros(1, np.int64)}
+    for pixels in (data.unlabeled, data.unlabeled / 255):
+        np.savez(tmp_path / "own.npz", **arrays, unlabeled_images=pixels)
+        np.testing.assert_array_equal(
+            source.load(str(tmp_path / "own.npz"), image_size=8).unlabeled, data.unlabeled
+        )
+    np.savez(tmp_path / "own.npz", **arrays, unlabeled_images=np.zeros((2, 8), np.uint8))
+    assert "unlabeled_images is uint8 [2, 8], expected" in refusal(tmp_path / "own.npz")
+    (tmp_path / "hollow/clean/ant").mkdir(parents=True)
+    paint(tmp_path / "hollow/clean/ant/1.png", (1, 1, 1))
+    (tmp_path / "hollow/unlabeled").mkdir()
+    assert "found no images in" in refusal(tmp_path / "hollow")
+
+
 def test_folders_with_numbers_are_the_classes(tmp_path):
     for label in (2, 10):
         paint(tmp_path / f"train/{label:05}/1.png", (label,) * 3)
