@@ -148,15 +148,20 @@ def default_config() -> ConfigDict:
             "radius": 0.3,  # of SAM, which doubles the gradients of the loss; 0: none
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
-            # Each weight's part in the decay by its Fisher information: of a weight or a filter, or none; of logits,
-            # or of labels that are empirical or drawn at a temperature; to which power. See gate.py.
-            "gate": {"over": "weight", "fisher": "logits", "temperature": 2.0, "power": 1.0},
+            # Kernels are first shrunk by what the clean images do not hold up: part of the logits' mean square that
+            # may change (0: no such move), sharpness of the line; Fisher matrix of logits, or of labels that are
+            # empirical or drawn at a temperature. See shrinking.py.
+            "shrink": {"budget": 0.02, "power": 2.0, "fisher": "logits", "temperature": 2.0},
+            # Each weight's part in the decay by its Fisher information: of the same gates (eigenbasis), of a weight
+            # or a filter, or none; of which Fisher matrix, to which power. See gate.py.
+            "gate": {"over": "eigenbasis", "fisher": "logits", "temperature": 2.0, "power": 1.0},
         }
     )
     # Of the singular values and, unlike in the paper, the last dense layer; with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.05, "weight_decay": 0.01, "num_probes": 0})
     config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
+    config.defense.fast_fip.gate.over = "weight"
     # False: singular values alone, which leave most backdoors; weight_decay then shrinks nothing.
     config.defense.fast_fip.whole_head = True
     config.defense.fast_fip.decay_values = True  # singular values by their gate, too, where there is one
@@ -303,7 +308,7 @@ def defense_settings(config: ConfigDict) -> Settings:
     defense = config.defense
     common = {"num_steps": defense.steps, "momentum": defense.momentum}
     own = defense[defense.name].to_dict()
-    for name in ("whole_head", "decay_values"):  # what is trained, not how
+    for name in ("whole_head", "decay_values", "shrink"):  # what is trained, not how
         own.pop(name, None)
     gated = own.pop("gate", {"over": "none"})["over"] != "none" and own["weight_decay"] > 0
     return Settings(**common, **own, gated=gated, axis=axis_of(config), precision=config.precision)

@@ -1,6 +1,6 @@
 """The purification of a suspicious network, with nothing but a few clean images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, spectral
+from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, shrinking, spectral
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import Draw, to_device, to_unit
 from fip_jax.data.held_out import keep_back
 from fip_jax.data.pairs import make_pairs_draw
 from fip_jax.data.split import Split
+from fip_jax.eigenbasis import KernelGate
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.held_back import Held, HeldBack
@@ -21,6 +22,7 @@ from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
 from fip_jax.smoothness import Smoothness, chunks
+from fip_jax.statistics import moved_along
 from fip_jax.suspect import Suspect
 from fip_jax.teaching import Teaching, make_taught_objective
 from fip_jax.timing import Lap
@@ -95,15 +97,17 @@ def begin(
         clean, held = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
         held_back = HeldBack(network, params, model_state, held)
     fast = config.defense.name == "fast_fip"
+    if fast and isinstance(network, FunctionNetwork):
+        raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
+    check_sizes(config, len(clean.labels))
+    data = to_device(clean.images, clean.labels)
+    start, found = _first_move(config, settings, network, as_it_came, data)
     if fast:
-        if isinstance(network, FunctionNetwork):
-            raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         head = None
         if config.defense.fast_fip.whole_head:
             head = network.head(params, model_state, clean.images.shape[1:])
+        _, *start = spectral.factorise(network, *start, head)
         network, params, model_state = spectral.factorise(network, params, model_state, head)
-    check_sizes(config, len(clean.labels))
-    data = to_device(clean.images, clean.labels)
     objective = _objective(config, settings, network, platform)
 
     def restore(state: purify.State) -> purify.State:
@@ -112,19 +116,38 @@ def begin(
         plain, statistics = spectral.fold(state.params, state.model_state, as_it_came)
         return state._replace(params=plain, model_state=statistics)
 
-    anchor = _anchor(config, settings, network, objective, params, model_state, data)
+    anchor = _anchor(config, settings, network, objective, params, model_state, data, found)
     if unlabeled is not None and len(unlabeled):
         data["pool"] = jnp.concatenate([data["image"], jnp.asarray(unlabeled, jnp.uint8)])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
-        purify.init_state(settings, params, model_state, key),
+        purify.init_state(settings, *start, key),
         parallel.replicate(anchor, settings.axis),
         parallel.replicate(data, settings.axis),
         settings.num_steps,
         restore,
         held_back,
     )
+
+
+def _first_move(
+    config: ConfigDict,
+    settings: Settings,
+    network: Network | FunctionNetwork,
+    as_it_came: tuple[PyTree, PyTree],
+    data: dict[str, jax.Array],
+) -> tuple[Sequence[PyTree], dict[str, KernelGate] | None]:
+    """((params, model_state) that the steps start from, the gates that they were shrunk by, if they were)."""
+    options = config.defense[config.defense.name].get("shrink")
+    if options is None or not options.budget:
+        return as_it_came, None
+    batch = data | {"image": to_unit(data["image"])}
+    chunk_size = config.smoothness.chunk_size
+    key = jax.random.fold_in(jax.random.key(config.seed), 23)
+    found = shrinking.gates(options, network, *as_it_came, batch, key, chunk_size, settings.axis)
+    params = shrinking.shrunk(as_it_came[0], found)
+    return (params, moved_along(network, as_it_came, (params, as_it_came[1]), batch, chunk_size)), found
 
 
 def _objective(
@@ -158,14 +181,18 @@ def _anchor(
     params: PyTree,
     model_state: PyTree,
     data: PyTree,
+    found: dict[str, KernelGate] | None,
 ) -> Anchor:
-    """What the steps are given of the suspicious network."""
+    """What the steps are given of the suspicious network; `found` from `_first_move`."""
     anchor = Anchor(params, model_state=model_state)
     if settings.eta_r:
         share = _share_of_trace(config, settings, network, objective, params, model_state, data)
         anchor = anchor._replace(fisher_diagonal=share)
-    if settings.gated:
-        options = config.defense[config.defense.name].gate
+    options = config.defense[config.defense.name].get("gate")
+    if settings.gated and options.over == "eigenbasis":
+        assert found is not None  # see `defense_check`
+        anchor = anchor._replace(gate=shrinking.as_tree(params, found))
+    elif settings.gated:
         diagonal = gate.fisher_diagonal(
             network,
             params,

@@ -85,17 +85,25 @@ def check_defense(config: ConfigDict) -> None:
 
 def _check_method(config: ConfigDict, method: str) -> None:
     for name, value in config.defense[method].items():
-        if name == "gate":
+        if name in ("gate", "shrink"):
             continue
         low = _LOWEST.get(name, 0)
         if not low <= value < math.inf:
             raise UserError(f"defense.{method}.{name}: found {value}, expected at least {low}")
     if "gate" in config.defense[method]:
         place = f"{method}.gate"
-        _expect_one_of(config, f"{place}.over", ("none", *OVER))
+        # Fast FIP has no kernels left that decay.
+        own = () if method == "fast_fip" or not config.defense[method].shrink.budget else ("eigenbasis",)
+        _expect_one_of(config, f"{place}.over", ("none", *OVER, *own))
         _expect_one_of(config, f"{place}.fisher", FISHERS)
         _expect(config, f"{place}.temperature", *_POSITIVE)
         _expect(config, f"{place}.power", *_POSITIVE)
+    if "shrink" in config.defense[method]:
+        place = f"{method}.shrink"
+        _expect(config, f"{place}.budget", *_NOT_NEGATIVE)
+        _expect(config, f"{place}.power", *_POSITIVE)
+        _expect_one_of(config, f"{place}.fisher", FISHERS)
+        _expect(config, f"{place}.temperature", *_POSITIVE)
 
 
 def _expect_one_of(config: ConfigDict, key: str, names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-r"""The Fisher matrix of each kernel in the basis that nearly diagonalises it, and what it says the kernel can do without.
+r"""The Fisher matrix of each kernel in a basis that nearly diagonalises it, and what the kernel can do without.
 
 A kernel W `[in, out]` has per-example gradients :math:`G_n` of the same shape. The eigenvectors U of
 :math:`\sum_n G_n G_n^\top` and V of :math:`\sum_n G_n^\top G_n` make up a basis of the kernel's space; the diagonal of
@@ -6,15 +6,16 @@ its Fisher matrix there, :math:`s_{ij} = \frac{1}{N} \sum_n (U^\top G_n V)_{ij}^
 the diagonal cannot tell a pattern that images never show, such as a checkerboard, from one that all of them show: both
 touch every weight of a filter.
 
-`shrink` takes from :math:`W' = U^\top W V` what the examples do not hold up,
+The part of :math:`W' = U^\top W V` that the examples do not hold up is :math:`r_{ij} W'_{ij}` with
 
-.. math:: W'_{ij} \leftarrow W'_{ij} \Bigl( 1 - \frac{1}{1 + (s_{ij} / m)^p} \Bigr) ,
+.. math:: r_{ij} = \frac{1}{1 + (s_{ij} / m)^p}
 
-with the m at which the outputs change by as much as is allowed, to second order:
-:math:`\sum_{ij} s_{ij} (\Delta W'_{ij})^2`. With p = 1 this is ridge regression on what the layer does, a Wiener filter.
+and the m at which to take it away changes the scores by as much as is allowed, to second order:
+:math:`\sum_{ij} s_{ij} (r_{ij} W'_{ij})^2`. With p = 1 that is ridge regression on what the layer does, a Wiener
+filter.
 
-Sources: George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS,
-https://arxiv.org/abs/1806.03884, for the basis and the diagonal in it; Gupta et al. (2018), "Shampoo", ICML,
+Sources: George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis",
+NeurIPS, https://arxiv.org/abs/1806.03884, for the basis and the diagonal in it; Gupta et al. (2018), "Shampoo", ICML,
 https://arxiv.org/abs/1802.09568, for factors that need the gradients alone.
 """
 
@@ -108,36 +109,45 @@ def moments(
     return {name: jnp.square(rotate(g, basis[name])).mean(axis=0) for name, g in gradients.items()}
 
 
-def shrink(
-    kernel: jax.Array, fisher: KernelFisher, budget: jax.Array | float, power: float = 1.0
-) -> jax.Array:
-    """A kernel without what the examples do not hold up.
+class KernelGate(NamedTuple):
+    """The part of a kernel that is not held up.
+
+    Attributes:
+      rotation: as of `KernelFisher`.
+      share: r above, in [0, 1], of the shape of its `moments`.
+    """
+
+    rotation: Rotation
+    share: jax.Array
+
+    def part(self, kernel: jax.Array) -> jax.Array:
+        """That part of a kernel, an array like it."""
+        turned = rotate(kernel.reshape(blocks(kernel.shape)), self.rotation)
+        return rotate(turned * self.share, self.rotation, back=True).reshape(kernel.shape)
+
+
+def kernel_gate(kernel: jax.Array, fisher: KernelFisher, budget: jax.Array, power: float) -> KernelGate:
+    """The gate of a kernel.
 
     Args:
       kernel: two axes or more.
       fisher: its Fisher matrix.
-      budget: largest mean square by which the score may change, to second order, >= 0; of what the kernel does in all,
-        `MOST_SHARE` is never exceeded.
+      budget: scalar, the mean square by which the scores may change, to second order, >= 0; but never more than
+        `MOST_SHARE` of what the kernel does in all.
       power: p above, > 0; the larger, the sharper the line between what stays and what goes.
-
-    Returns:
-      An array like `kernel`.
     """
     turned = rotate(kernel.reshape(blocks(kernel.shape)), fisher.rotation)
-    removed = turned * removed_share(turned, fisher.moments, budget, power)
-    return kernel - rotate(removed, fisher.rotation, back=True).reshape(kernel.shape)
+    return KernelGate(fisher.rotation, _share(turned, fisher.moments, budget, power))
 
 
 MOST_SHARE = 0.05
 _HALVINGS = 60
 
 
-def removed_share(
-    turned: jax.Array, moments: jax.Array, budget: jax.Array | float, power: float
-) -> jax.Array:
-    """The share of each coordinate that goes, in [0, 1], found by bisection over the logarithm of m."""
+def _share(turned: jax.Array, moments: jax.Array, budget: jax.Array, power: float) -> jax.Array:
+    """r above, by bisection over the logarithm of m."""
     energy = moments * jnp.square(turned)
-    allowed = jnp.minimum(jnp.asarray(budget, energy.dtype), MOST_SHARE * energy.sum())
+    allowed = jnp.minimum(budget.astype(energy.dtype), MOST_SHARE * energy.sum())
     top = jnp.maximum(moments.max(), jnp.finfo(moments.dtype).tiny)
     relative = moments / top
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fip_jax import parallel
+from fip_jax.eigenbasis import KernelGate
 from fip_jax.objective import (
     Anchor,
     Objective,
@@ -119,8 +120,12 @@ def pull_to_anchor(params: PyTree, anchor: Anchor, strength: jax.Array) -> PyTre
 
 
 def with_gated_decay(gradient: PyTree, params: PyTree, gate: PyTree, strength: float) -> PyTree:
-    """The gradient plus the weight decay of each weight, `strength` times its gate."""
-    return jax.tree.map(lambda g, p, share: g + strength * share * p, gradient, params, gate)
+    """The gradient plus the weight decay of each leaf: `strength` times the part of it that its gate lets go."""
+
+    def leaf(g: jax.Array, p: jax.Array, share: jax.Array | KernelGate) -> jax.Array:
+        return g + strength * (share.part(p) if isinstance(share, KernelGate) else share * p)
+
+    return jax.tree.map(leaf, gradient, params, gate)
 
 
 def make_step(

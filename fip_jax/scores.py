@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fip_jax import convolution, parallel
+from fip_jax import compiled, convolution, parallel
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.per_example import PyTree, num_examples, of_one_example
 from fip_jax.precision import in_float32
@@ -99,11 +99,13 @@ def mean_over_examples(
 
     size = _at_once(network, params, chunk_size, axis)
     devices = parallel.local_size(axis)
-    compiled = functools.cache(lambda name: parallel.map_shares(of_chunk, name))
+    # A few runs of each program do not pay for much compiling.
+    options = compiled.with_little_effort(parallel.platform_of(axis))
+    program = functools.cache(lambda name: parallel.map_shares(of_chunk, name, options))
 
     def mean(chunk):
         whole = num_examples(chunk) % devices == 0
-        return compiled(axis if whole else None)(chunk, params, model_state, *rest)
+        return program(axis if whole else None)(chunk, params, model_state, *rest)
 
     return mean_over_chunks(mean, scores.batch, size, devices)
 

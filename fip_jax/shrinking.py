@@ -1,24 +1,26 @@
-"""FIP's first move, before any step: kernels without what the clean images do not hold up, in one shot.
+"""FIP's first move, before any step: kernels without the part that the clean images do not hold up, in one shot.
 
-Every kernel is shrunk in the eigenbasis of its Fisher matrix (`eigenbasis`), all at once, and the statistics of
-normalisation layers are moved along with their inputs (`statistics`).
+Every kernel has a gate in the eigenbasis of its Fisher matrix (`eigenbasis`). All are shrunk at once, and the
+statistics of normalisation layers move along with their inputs (`statistics`); the decay in the steps that follow takes
+the same gates.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from fip_jax import eigenbasis, purify
-from fip_jax.eigenbasis import KernelFisher
+from fip_jax.eigenbasis import KernelFisher, KernelGate
 from fip_jax.network import FunctionNetwork, Network
 from fip_jax.per_example import ExampleFn, PyTree
 from fip_jax.scores import answers, make_scores, mean_over_examples
-from fip_jax.statistics import moved_along
 
 Kernels = dict[str, jax.Array]
 
 
-def shrink(
+def gates(
     options: ConfigDict,
     network: Network | FunctionNetwork,
     params: PyTree,
@@ -27,12 +29,12 @@ def shrink(
     key: jax.Array,
     chunk_size: int,
     axis: str | None = None,
-) -> tuple[PyTree, PyTree]:
-    """The network with shrunk kernels.
+) -> dict[str, KernelGate]:
+    """The gates of all kernels, by the kernels' paths.
 
     Args:
       options: `budget`, the part of the logits' mean square that may change, over all kernels together and evenly
-        spread over them; `power`, of `eigenbasis.shrink`; `fisher` and `temperature`, of `scores.make_scores`.
+        spread over them; `power`, of `eigenbasis.kernel_gate`; `fisher` and `temperature`, of `scores.make_scores`.
       network: the network.
       params: its parameters.
       model_state: its BatchNorm statistics.
@@ -40,21 +42,31 @@ def shrink(
       key: of what the scores draw.
       chunk_size: images whose gradients a device holds at once.
       axis: to spread the images over this host's devices (see `parallel`).
-
-    Returns:
-      (params, model_state).
     """
-    kernels, put_back = split_kernels(params)
+    kernels, _ = split_kernels(params)
     found = fisher_of_kernels(options, network, params, model_state, batch, key, chunk_size, axis)
     logits = answers(network, params, model_state, batch, chunk_size)
     budget = options.budget * jnp.square(logits).mean() / max(1, len(kernels))
-    cut = jax.jit(lambda kernels, found: _shrink_all(kernels, found, budget, options.power))(kernels, found)
-    shrunk = put_back(cut)
-    return shrunk, moved_along(network, (params, model_state), (shrunk, model_state), batch, chunk_size)
+
+    @jax.jit
+    def of_all(kernels: Kernels, found: dict[str, KernelFisher], budget: jax.Array) -> dict[str, KernelGate]:
+        gate = eigenbasis.kernel_gate
+        return {name: gate(kernel, found[name], budget, options.power) for name, kernel in kernels.items()}
+
+    return of_all(kernels, found, budget)
 
 
-def _shrink_all(kernels: Kernels, found: dict[str, KernelFisher], budget: jax.Array, power: float) -> Kernels:
-    return {name: eigenbasis.shrink(k, found[name], budget, power) for name, k in kernels.items()}
+@jax.jit
+def shrunk(params: PyTree, found: dict[str, KernelGate]) -> PyTree:
+    """Parameters without the part that their gates let go."""
+    kernels, put_back = split_kernels(params)
+    return put_back({name: kernel - found[name].part(kernel) for name, kernel in kernels.items()})
+
+
+def as_tree(params: PyTree, found: dict[str, KernelGate]) -> PyTree:
+    """The gates in the places of the kernels, for `purify.with_gated_decay`; zeros for what does not decay."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((1,) * jnp.ndim(leaf), leaf.dtype), params)
+    return split_kernels(params, zeros)[1](found)
 
 
 def fisher_of_kernels(
@@ -94,17 +106,21 @@ def fisher_of_kernels(
     return {name: KernelFisher(basis[name], diagonal) for name, diagonal in diagonals.items()}
 
 
-def split_kernels(params: PyTree):
-    """(kernels by their path, the function that puts others in their place)."""
+def split_kernels(
+    params: PyTree, others: PyTree | None = None
+) -> tuple[Kernels, Callable[[dict[str, PyTree]], PyTree]]:
+    """(kernels by their path, the function that puts something else in their place, in `others` or in `params`)."""
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = jax.tree.leaves(purify.kernels(params))
     names = [jax.tree_util.keystr(path) for path, _ in flat]
     kernels = {
         name: leaf for name, (_, leaf), is_kernel in zip(names, flat, chosen, strict=True) if is_kernel
     }
+    around = jax.tree.leaves(params if others is None else others)
 
-    def put_back(others: Kernels) -> PyTree:
-        leaves = [others.get(name, leaf) for name, (_, leaf) in zip(names, flat, strict=True)]
-        return jax.tree.unflatten(structure, leaves)
+    def put_back(found: dict[str, PyTree]) -> PyTree:
+        return jax.tree.unflatten(
+            structure, [found.get(name, leaf) for name, leaf in zip(names, around, strict=True)]
+        )
 
     return kernels, put_back
