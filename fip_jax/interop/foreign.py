@@ -11,18 +11,16 @@ import safetensors
 import safetensors.numpy
 
 from fip_jax.errors import UserError
-from fip_jax.interop import torch_file
+from fip_jax.interop import torch_file, torch_writer, whole_module
+from fip_jax.interop.kinds import HEAD, check_kind, explained
 from fip_jax.interop.pickled_values import Opaque, TensorRef
 from fip_jax.interop.names import parts_of
 from fip_jax.interop.torch_file import TorchFile
+from fip_jax.interop.whole_module import PLACES
 
-# Where programs put a state dict inside of what they save; the first of these that is there counts.
-_PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier", "network", "weights")
 # Tied weights share their numbers; thousands of names for the same ones would take hours to check.
 _MAX_SHARING = 8
 _MAX_NAME = 300
-# First bytes of a dictionary with an entry or more; a pickle begins with 0x80.
-_MSGPACK = (*range(0x81, 0x90), 0xDE, 0xDF)
 
 
 class Foreign(NamedTuple):
@@ -36,6 +34,7 @@ class Foreign(NamedTuple):
       place: for files of PyTorch the tensors of `arrays` in it.
       masks: of each pruned tensor (PyTorch's `weight_orig` and `weight_mask`) the name of its mask in the file.
       mean, std: of a first layer that normalises images in [0, 1], one number or three; empty without such a layer.
+      written_anew: what the file is, where it is not written again with other numbers: a state dict is written then.
       copies: where a file of PyTorch holds tensors of the same shapes as the network's kernels once more, such as
         averages of them.
     """
@@ -48,6 +47,7 @@ class Foreign(NamedTuple):
     masks: dict[str, str]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    written_anew: str = ""
     copies: tuple[str, ...] = ()
 
     def network(self, arrays: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
@@ -87,9 +87,13 @@ class Foreign(NamedTuple):
     def rewritten(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """The file with other numbers: the same keys, nesting, types, and whatever else is in it.
 
+        Of a whole module, or a file that refers to what is not known, the state dict alone: a copy would be as harmful.
+
         Args:
           arrays: as from `with_network`.
         """
+        if self.written_anew:
+            return torch_writer.to_bytes(dict(arrays))
         if isinstance(self.source, TorchFile):
             # What shares its numbers with a changed tensor must not write the old ones over it.
             changed = {key: array for key, array in arrays.items() if array is not self.arrays[key]}
@@ -112,7 +116,7 @@ def read(path: Path) -> Foreign:
         raise UserError(f"victim.checkpoint: found no file {path}, expected one of PyTorch or safetensors")
     torch_file.check_size(path)
     try:
-        source, place, arrays = _read(path)
+        source, place, arrays, anew = _read(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, expected a file that can be read") from error
     for key, array in arrays.items():
@@ -129,23 +133,32 @@ def read(path: Path) -> Foreign:
             )
     copies = _copies(source.content, place) if isinstance(source, TorchFile) else ()
     parts = parts_of(arrays)
-    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, copies)
+    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, anew, copies)
 
 
-def _read(path: Path) -> tuple[TorchFile | dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
-    """(source, place, arrays) of a `Foreign`, by what the file begins with."""
+class _Content(NamedTuple):
+    """`source`, `place`, `arrays` and `written_anew` of a `Foreign`."""
+
+    source: TorchFile | dict[str, str]
+    place: dict[str, TensorRef]
+    arrays: dict[str, np.ndarray]
+    written_anew: str = ""
+
+
+def _read(path: Path) -> _Content:
     with path.open("rb") as file:
-        head = file.read(16)
-    if not head:
-        raise UserError(f"{path}: found an empty file, expected one of PyTorch or safetensors")
+        head = file.read(HEAD)
     # A safetensors file begins with the length of its header, which begins with a brace.
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{path}: found text, perhaps a web page, expected a file of PyTorch or safetensors")
-    if head[0] in _MSGPACK:
-        raise UserError(f"{path}: found msgpack, perhaps of Flax, expected a file of PyTorch or safetensors")
-    return _read_torch(path)
+    if head[8:9] == b"{" and head[:1] != b"{":
+        return _Content(*_read_safetensors(path))
+    check_kind(path, head)
+    try:
+        return _read_torch(path, torch_file.read(path), "")
+    except UserError as error:
+        found = whole_module.read(path)
+        if found is None:
+            raise explained(path, head, error) from error
+        return _read_torch(path, *found)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
@@ -163,8 +176,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef],
     return metadata, {}, arrays
 
 
-def _read_torch(path: Path) -> tuple[TorchFile, dict[str, TensorRef], dict[str, np.ndarray]]:
-    file = torch_file.read(path)
+def _read_torch(path: Path, file: TorchFile, written_anew: str) -> _Content:
     place = _state_dict(path, file.content)
     arrays = {key: file.array(ref) for key, ref in place.items()}
     stored = sum(entry.length for entry in file.entries.values())
@@ -172,7 +184,7 @@ def _read_torch(path: Path) -> tuple[TorchFile, dict[str, TensorRef], dict[str, 
         raise UserError(
             f"{path}: found {len(arrays)} tensors that share their numbers, expected a network's weights"
         )
-    return file, place, arrays
+    return _Content(file, place, arrays, written_anew)
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
@@ -182,11 +194,11 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
             f"{path}: found a {type(content).__name__}, expected a state_dict or a dictionary with one"
         )
     # Tensors can lie beside a state dict, such as the grids of WaNet, so that it is looked for first.
-    for found in (*(content.get(key) for key in _PLACES), content):
+    for found in (*(content.get(key) for key in PLACES), content):
         if isinstance(found, dict) and any(isinstance(value, TensorRef) for value in found.values()):
             return _tensors(path, found)
     keys = ", ".join(repr(key)[:40] for key in list(content)[:12]) or "nothing"
-    raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(_PLACES)}")
+    raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(PLACES)}")
 
 
 def _copies(content: dict, place: dict[str, TensorRef]) -> tuple[str, ...]:

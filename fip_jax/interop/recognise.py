@@ -1,8 +1,9 @@
 """Which network it is, by the names and shapes of its tensors, whatever the file calls them."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -78,10 +79,12 @@ def _search(
     for candidate in _without_parts(shapes):
         for name in among:
             network = network_class(name)
+            tried: list[dict[str, str]] = []
             for naming in (Naming(), *getattr(network, "NAMINGS", ())):
                 names = _renamed(candidate, naming, getattr(network, "HEAD", ""), shapes)
-                if names is None:
+                if names is None or names in tried:
                     continue
+                tried.append(names)
                 outcome = _fit(name, names, {our: shapes[key] for our, key in names.items()}, image_size)
                 if isinstance(outcome, Recognised):
                     return outcome
@@ -98,7 +101,7 @@ def _fit(name: str, names: dict[str, str], shapes: Shapes, image_size: int) -> R
             del options["channels"]
         if not all(is_plausible(key, value) for key, value in options.items()):
             return _Miss()
-        expected = _expected(name, image_size, options)
+        expected = _expected(name, image_size, tuple(options.items()))
         check_shapes(shapes, expected)
     except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError):
         return _Miss()  # the file lacks what this network's arguments are read from, or they cannot be
@@ -107,10 +110,13 @@ def _fit(name: str, names: dict[str, str], shapes: Shapes, image_size: int) -> R
     return Recognised(name, options, names)
 
 
-def _expected(name: str, image_size: int, options: Options) -> dict[str, tuple[int, ...]]:
-    arguments = dict(options)
+@functools.lru_cache(64)  # of which other names for the same layers ask again
+def _expected(
+    name: str, image_size: int, options: tuple[tuple[str, int | tuple[int, ...]], ...]
+) -> dict[str, tuple[int, ...]]:
+    arguments: dict[str, Any] = dict(options)
     num_classes = arguments.pop("num_classes")
-    module = abstract_model(name, num_classes, image_size, **arguments)  # type: ignore[arg-type]
+    module = abstract_model(name, num_classes, image_size, **arguments)
     _, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     params, model_state, _ = states
     return expected_shapes(nnx.to_pure_dict(params), nnx.to_pure_dict(model_state))

@@ -11,7 +11,7 @@ from flax import nnx
 from fip_jax.errors import UserError
 from fip_jax.models import MODELS, abstract_model, create_model
 from fip_jax.models.layers import drop, max_pool
-from fip_jax.models.preact_resnet18 import PreActBlock
+from fip_jax.models.preact_resnet import PreActBlock
 from fip_jax.network import split_module
 
 
@@ -68,14 +68,6 @@ def test_wrn_16_1_by_hand():
     assert size(params) == 9 * 3 * 16 + stages + 2 * 128 + 128 * 10 + 10
     # With 16 channels the first stage needs no shortcut of its own.
     assert abstract("wrn_16_1", width=16)[0]["block1"]["layer"][0].keys() == {"bn1", "bn2", "conv1", "conv2"}
-
-
-@pytest.mark.parametrize("image_size", [96, 160])
-def test_vgg19_bn_refuses_maps_that_do_not_divide(image_size):
-    with pytest.raises(
-        UserError, match=rf"dataset\.image_size: found {image_size}, expected 32 or a multiple"
-    ):
-        abstract("vgg19_bn", image_size=image_size, width=1, hidden=8)
 
 
 @pytest.mark.parametrize("options", [{"patch_size": 5}, {"heads": 5}])
