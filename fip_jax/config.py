@@ -75,6 +75,8 @@ def default_config() -> ConfigDict:
     config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength
         {"file": "", "mask": "", "apply": "replace", "alpha": 1.0}
     )
+    # Of a pattern smaller than the images: a corner such as bottom_right, center, or row,column; pixels to resize to.
+    config.attack.pattern.update({"at": "", "size": 0})
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
     config.attack.troj = ConfigDict(  # pixels; neurons 0: a square that nothing is optimised for
         {"size": 6, "margin": 1, "neurons": 2, "steps": 100, "step_size": 8.0, "pattern_seed": 0}
