@@ -97,6 +97,8 @@ def in_words(description: dict[str, Any]) -> str:
     """A network for people: its name, its sizes (of the large families those that are not usual), its classes."""
     options = dict(description["model"])
     name = options.pop("name")
+    if name == "graph":
+        return f"a graph of ONNX, {description['num_classes']} classes"
     usual = known_options(name) if name in FAMILIES else {}
     sizes = {key: value for key, value in options.items() if key == "width" or value != usual.get(key)}
     words = [f"{key} {_number_words(value)}" for key, value in sizes.items()]

@@ -50,7 +50,7 @@ def export(folder: Path, suspect: Suspect) -> list[Path]:
         written.append(
             _write_with(folder / "defense_result.pt", lambda path: torch_writer.write(path, content))
         )
-    elif foreign.place:
+    elif not isinstance(foreign.source, dict):
         written.append(_write(folder / f"purified{_ending(foreign.path)}", foreign.rewritten(arrays)))
     metadata = foreign.source if isinstance(foreign.source, dict) else None
     return [*written, _write(folder / "purified.safetensors", to_safetensors(arrays, metadata))]

@@ -18,12 +18,14 @@ from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.split import Split
 from fip_jax.description import check_description, describe, held_out, in_words, other_attack
 from fip_jax.errors import UserError
-from fip_jax.interop import backdoorbench, foreign
+from fip_jax.interop import backdoorbench, foreign, onnx_graph
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
+from fip_jax.interop.onnx_file import OnnxFile
 from fip_jax.interop.recognise import recognise
 from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing
 from fip_jax.models import abstract_model, create_model
+from fip_jax.models.graph import tensor_names, transposed
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -91,13 +93,8 @@ def load(config: ConfigDict) -> Suspect:
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
     source = foreign.read(path)
-    try:
-        shapes = {name: array.shape for name, array in source.network().items()}
-        name, options, names = recognise(shapes, config.dataset.image_size)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    source = source.named(names)
-    num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[arg-type]
+    source, name, options = _identified(source, config.dataset.image_size)
+    num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[call-overload]
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
     # It does not say which images it was trained on: nothing can be checked.
@@ -114,6 +111,23 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
             f"{path}: found num_classes = {delivered.num_classes}, expected the {num_classes} of the network in it"
         )
     return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
+
+
+def _identified(source: Foreign, image_size: int) -> tuple[Foreign, str, dict[str, Any]]:
+    """(the file with our names for its tensors, name of the network, its arguments)."""
+    if isinstance(source.source, OnnxFile):
+        found = onnx_graph.to_graph(source.path, source.source, image_size)
+        return (
+            source.named(tensor_names(found.graph))._replace(transposed=transposed(found.graph)),
+            "graph",
+            {"graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes},
+        )
+    try:
+        shapes = {name: array.shape for name, array in source.network().items()}
+        name, options, names = recognise(shapes, image_size)
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}") from error
+    return source.named(names), name, dict(options)
 
 
 def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]]:
@@ -140,6 +154,12 @@ def _tell_what_else_is_in(source: Foreign) -> None:
     if source.copies:
         console.print(
             f"{source.path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
+            markup=False,
+        )
+    if source.written_anew:
+        console.print(
+            f"{source.path}: {source.written_anew}, of which the state dict alone is written again; the rest may do harm "
+            "when it is loaded",
             markup=False,
         )
     if source.masks:

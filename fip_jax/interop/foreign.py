@@ -11,8 +11,9 @@ import safetensors
 import safetensors.numpy
 
 from fip_jax.errors import UserError
-from fip_jax.interop import torch_file, torch_writer, whole_module
+from fip_jax.interop import onnx_file, torch_file, torch_writer, whole_module
 from fip_jax.interop.kinds import HEAD, check_kind, explained
+from fip_jax.interop.onnx_file import OnnxFile, looks_like
 from fip_jax.interop.pickled_values import Opaque, TensorRef
 from fip_jax.interop.names import parts_of
 from fip_jax.interop.torch_file import TorchFile
@@ -30,10 +31,11 @@ class Foreign(NamedTuple):
       path: the file.
       keys: each tensor's name, without what wrappers put before it -> its name in the file.
       arrays: the tensors by their names in the file, in its order; read-only.
-      source: for files of PyTorch the whole file, for safetensors their metadata.
+      source: for files of PyTorch and ONNX the whole file, for safetensors their metadata.
       place: for files of PyTorch the tensors of `arrays` in it.
       masks: of each pruned tensor (PyTorch's `weight_orig` and `weight_mask`) the name of its mask in the file.
       mean, std: of a first layer that normalises images in [0, 1], one number or three; empty without such a layer.
+      transposed: names in the file of dense kernels that lie `[in, out]` there, and not as PyTorch has them.
       written_anew: what the file is, where it is not written again with other numbers: a state dict is written then.
       copies: where a file of PyTorch holds tensors of the same shapes as the network's kernels once more, such as
         averages of them.
@@ -42,11 +44,12 @@ class Foreign(NamedTuple):
     path: Path
     keys: dict[str, str]
     arrays: dict[str, np.ndarray]
-    source: TorchFile | dict[str, str]
+    source: TorchFile | OnnxFile | dict[str, str]
     place: dict[str, TensorRef]
     masks: dict[str, str]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    transposed: frozenset[str] = frozenset()
     written_anew: str = ""
     copies: tuple[str, ...] = ()
 
@@ -57,12 +60,13 @@ class Foreign(NamedTuple):
           arrays: as from `with_network`; None: those in the file.
         """
         arrays = self.arrays if arrays is None else arrays
-        return {
-            name: arrays[key] * arrays[self.masks[name]].astype(arrays[key].dtype)
-            if name in self.masks
-            else arrays[key]
-            for name, key in self.keys.items()
+        found = {name: self._turned(key, arrays[key]) for name, key in self.keys.items()}
+        return found | {
+            name: found[name] * arrays[mask].astype(found[name].dtype) for name, mask in self.masks.items()
         }
+
+    def _turned(self, key: str, array: np.ndarray) -> np.ndarray:
+        return array.T if key in self.transposed else array
 
     def named(self, names: Mapping[str, str]) -> "Foreign":
         """The same file with other names for its tensors: `names` are new ones -> those of `keys`."""
@@ -79,7 +83,7 @@ class Foreign(NamedTuple):
         replaced = {}
         for name, array in changes.items():
             key = self.keys[name]
-            new = np.asarray(array).astype(self.arrays[key].dtype)
+            new = self._turned(key, np.asarray(array)).astype(self.arrays[key].dtype)
             masked = name in self.masks
             replaced[key] = np.where(self.arrays[self.masks[name]] != 0, new, self.arrays[key]) if masked else new
         return self.arrays | replaced
@@ -98,6 +102,8 @@ class Foreign(NamedTuple):
             # What shares its numbers with a changed tensor must not write the old ones over it.
             changed = {key: array for key, array in arrays.items() if array is not self.arrays[key]}
             return self.source.replaced((self.place[key], array) for key, array in changed.items())
+        if isinstance(self.source, OnnxFile):
+            return self.source.replaced((self.keys[name], arrays[self.keys[name]]) for name in self.keys)
         return to_safetensors(arrays, self.source)
 
 
@@ -132,14 +138,16 @@ def read(path: Path) -> Foreign:
                 f"{path}: found {name} with numbers that are not finite in float32, expected weights"
             )
     copies = _copies(source.content, place) if isinstance(source, TorchFile) else ()
+    if isinstance(source, OnnxFile):
+        return Foreign(path, {name: name for name in arrays}, arrays, source, {}, {})
     parts = parts_of(arrays)
-    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, anew, copies)
+    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, written_anew=anew, copies=copies)
 
 
 class _Content(NamedTuple):
     """`source`, `place`, `arrays` and `written_anew` of a `Foreign`."""
 
-    source: TorchFile | dict[str, str]
+    source: TorchFile | OnnxFile | dict[str, str]
     place: dict[str, TensorRef]
     arrays: dict[str, np.ndarray]
     written_anew: str = ""
@@ -151,6 +159,8 @@ def _read(path: Path) -> _Content:
     # A safetensors file begins with the length of its header, which begins with a brace.
     if head[8:9] == b"{" and head[:1] != b"{":
         return _Content(*_read_safetensors(path))
+    if looks_like(head):
+        return _read_onnx(path)
     check_kind(path, head)
     try:
         return _read_torch(path, torch_file.read(path), "")
@@ -159,6 +169,14 @@ def _read(path: Path) -> _Content:
         if found is None:
             raise explained(path, head, error) from error
         return _read_torch(path, *found)
+
+
+def _read_onnx(path: Path) -> _Content:
+    file = onnx_file.read(path)
+    arrays = {name: t.array for name, t in file.tensors.items() if t.array.dtype.kind in "fV" and t.start >= 0}
+    if not arrays:
+        raise UserError(f"{path}: found a graph of ONNX without weights, expected one with a network's")
+    return _Content(file, {}, arrays)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:

@@ -24,10 +24,13 @@ _LISTED = 12
 # Of what a file of weights may ask for, so that nothing absurd is built.
 HIGHEST = {"depth": 64, "num_classes": 1 << 20, "blocks": 64}
 HIGHEST_OTHER = 1 << 14
+_MAX_GRAPH = 1 << 24  # characters
 
 
 def is_plausible(option: str, value: Any) -> bool:
-    """Whether an argument of a network is a number, or some, of no absurd size."""
+    """Whether an argument of a network is a number, or some, of no absurd size, or the text of a graph."""
+    if option == "graph":
+        return type(value) is str and len(value) <= _MAX_GRAPH
     numbers = value if isinstance(value, list | tuple) else [value]
     highest = HIGHEST.get(option, HIGHEST_OTHER)
     return len(numbers) <= LONGEST and all(type(n) is int and 0 <= n <= highest for n in numbers)

@@ -13,6 +13,7 @@ from fip_jax.errors import UserError
 from fip_jax.models.convnext import ConvNeXt
 from fip_jax.models.densenet import DenseNet
 from fip_jax.models.efficientnet import EfficientNet
+from fip_jax.models.graph import GraphNetwork
 from fip_jax.models.mobilenet_v2 import MobileNetV2
 from fip_jax.models.mobilenet_v3 import MobileNetV3
 from fip_jax.models.preact_resnet import PreActResNet, PreActResNet18
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Any] = {
     "mobilenet_v3": MobileNetV3,
     "efficientnet": EfficientNet,
     "convnext": ConvNeXt,
+    "graph": GraphNetwork,
 }
 # Those with tensors whose shapes depend on the size of the images.
 SIZED = ("small_vgg", "vgg19_bn", "vit_small", "vgg")
@@ -104,7 +106,11 @@ def _constructor(
 
 
 def _check_option(option: str, value: Any, default: Any) -> None:
-    """Refuses a value of another kind than the default: a whole number or several."""
+    """Refuses a value of another kind than the default: a whole number, several, or text."""
+    if isinstance(default, str):
+        if type(value) is not str:
+            raise UserError(f"model.{option}: found {value!r}, expected text")
+        return
     several = isinstance(default, tuple)
     numbers = value if several and isinstance(value, list | tuple) else [value]
     lowest = _LOWEST.get(option, 0)
