@@ -40,6 +40,8 @@ def default_config() -> ConfigDict:
     config.model.width = (
         0  # channels of the first stage, length of the tokens of vit_small; 0: the network's own
     )
+    # Of a state dict of no known network: its layers in order, and what is between them, such as "conv1 relu max2 fc1".
+    config.model.layers = ""
     config.model.vgg19_bn = ConfigDict({"hidden": 0})  # units of hidden layers at the end (4096), 0 for none
     config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 0})  # 0: of length 64
 

@@ -98,7 +98,7 @@ def in_words(description: dict[str, Any]) -> str:
     options = dict(description["model"])
     name = options.pop("name")
     if name == "graph":
-        return f"a graph of ONNX, {description['num_classes']} classes"
+        return f"a graph, {description['num_classes']} classes"
     usual = known_options(name) if name in FAMILIES else {}
     sizes = {key: value for key, value in options.items() if key == "width" or value != usual.get(key)}
     words = [f"{key} {_number_words(value)}" for key, value in sizes.items()]

@@ -18,11 +18,12 @@ from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.split import Split
 from fip_jax.description import check_description, describe, held_out, in_words, other_attack
 from fip_jax.errors import UserError
-from fip_jax.interop import backdoorbench, foreign, onnx_graph
+from fip_jax.interop import backdoorbench, chain, foreign, onnx_graph
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
 from fip_jax.interop.onnx_file import OnnxFile
 from fip_jax.interop.recognise import recognise
+from fip_jax.interop.signatures import published_name
 from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing
 from fip_jax.models import abstract_model, create_model
 from fip_jax.models.graph import tensor_names, transposed
@@ -93,7 +94,7 @@ def load(config: ConfigDict) -> Suspect:
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
     source = foreign.read(path)
-    source, name, options = _identified(source, config.dataset.image_size)
+    source, name, options = _identified(source, config)
     num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[call-overload]
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
@@ -113,21 +114,43 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
 
 
-def _identified(source: Foreign, image_size: int) -> tuple[Foreign, str, dict[str, Any]]:
+def _identified(source: Foreign, config: ConfigDict) -> tuple[Foreign, str, dict[str, Any]]:
     """(the file with our names for its tensors, name of the network, its arguments)."""
+    size, words = config.dataset.image_size, config.model.layers
     if isinstance(source.source, OnnxFile):
-        found = onnx_graph.to_graph(source.path, source.source, image_size)
-        return (
-            source.named(tensor_names(found.graph))._replace(transposed=transposed(found.graph)),
-            "graph",
-            {"graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes},
-        )
+        return _as_graph(source, onnx_graph.to_graph(source.path, source.source, size))
+    shapes = {name: array.shape for name, array in source.network().items()}
+    example = chain.of_examples(shapes)
+    if words or example:
+        graph, channels = chain.to_graph(words or example, shapes)
+        if not words:
+            console.print(f"{source.path}: an example of PyTorch's: {example}", markup=False)
+        return _as_graph(source, onnx_graph.checked(source.path, graph, channels, size))
     try:
-        shapes = {name: array.shape for name, array in source.network().items()}
-        name, options, names = recognise(shapes, image_size)
+        name, options, names = recognise(shapes, size)
     except UserError as error:
-        raise UserError(f"{source.path}: {error}") from error
+        raise UserError(f"{source.path}: {error}{_way_out(shapes, size)}") from error
     return source.named(names), name, dict(options)
+
+
+def _as_graph(source: Foreign, found: onnx_graph.Found) -> tuple[Foreign, str, dict[str, Any]]:
+    names, turned = tensor_names(found.graph), transposed(found.graph)
+    options = {"graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes}
+    return source.named(names)._replace(transposed=turned), "graph", options
+
+
+def _way_out(shapes: dict[str, tuple[int, ...]], image_size: int) -> str:
+    """The end of the refusal of a network that is not known: what it is, or how its owner can say what it does."""
+    name = published_name(shapes)
+    if name:
+        return f"; this is {name}: export it to ONNX (torch.onnx.export) and give that file"
+    words = chain.suggestion(shapes, image_size)
+    if words:
+        return (
+            "; a state dict does not tell what lies between its layers: say it with model.layers, perhaps "
+            f'"{words[:400]}", or export the network to ONNX'
+        )
+    return "; export the network to ONNX (torch.onnx.export) and give that file"
 
 
 def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]]:

@@ -65,11 +65,15 @@ def to_graph(path: Path, file: OnnxFile, image_size: int) -> Found:
     steps = tuple(_step(path, node, floats, layers) for node in nodes)
     weights = tuple((name, array.shape) for name, array in floats.items() if name in used)
     graph = Graph(image, channels_last, logits, steps, constants, weights)
-    return Found(graph, channels, _num_classes(path, graph, channels, image_size))
+    return checked(path, graph, channels, image_size)
 
 
-def _num_classes(path: Path, graph: Graph, channels: int, image_size: int) -> int:
-    """By running the graph without numbers, which finds what cannot be run as well."""
+def checked(path: Path, graph: Graph, channels: int, image_size: int) -> Found:
+    """A graph with the length of its logits, by running it without numbers.
+
+    Raises:
+      UserError: it cannot be run on images of this size.
+    """
     try:
         module = abstract_model("graph", 1, image_size, graph=graph.to_text(), channels=channels)
         network, params, model_state = split_module(module)
@@ -82,10 +86,10 @@ def _num_classes(path: Path, graph: Graph, channels: int, image_size: int) -> in
     except Exception as error:  # whatever shapes that do not fit raise
         reason = repr(" ".join(str(error).split())[:200])[1:-1]
         raise UserError(
-            f"{path}: found a graph that cannot be run on images of {image_size} pixels ({reason}), expected an image "
+            f"{path}: found layers that cannot be run on images of {image_size} pixels ({reason}), expected an image "
             "classifier; dataset.image_size says how large its images are"
         ) from error
-    return logits.shape[1]
+    return Found(graph, channels, logits.shape[1])
 
 
 def _image(path: Path, file: OnnxFile, image_size: int) -> tuple[str, int, bool]:

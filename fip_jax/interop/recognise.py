@@ -9,7 +9,7 @@ from flax import nnx
 
 from fip_jax.errors import UserError
 from fip_jax.interop.state_dict import COUNTERS, check_shapes, expected_shapes, is_plausible, listing
-from fip_jax.models import FAMILIES, MODELS, SIZED, abstract_model, network_class
+from fip_jax.models import RECOGNISED, SIZED, abstract_model, network_class
 from fip_jax.models.naming import Naming, Options, Shapes
 
 _MOST = 0.8  # of the names, where they begin with the name of a part and the others are the head's
@@ -69,11 +69,11 @@ def recognise(shapes: Shapes, image_size: int) -> Recognised:
 
 
 def _known() -> str:
-    return ", ".join(sorted({*MODELS, *FAMILIES}))
+    return ", ".join(sorted(RECOGNISED))
 
 
 def _search(
-    shapes: Shapes, image_size: int, among: Sequence[str] = (*MODELS, *FAMILIES)
+    shapes: Shapes, image_size: int, among: Sequence[str] = RECOGNISED
 ) -> Recognised | _Miss:
     nearest = _Miss()
     for candidate in _without_parts(shapes):

@@ -44,6 +44,8 @@ FAMILIES: dict[str, Any] = {
     "convnext": ConvNeXt,
     "graph": GraphNetwork,
 }
+# Those that names and shapes of tensors tell.
+RECOGNISED = tuple(name for name in (*MODELS, *FAMILIES) if name != "graph")
 # Those with tensors whose shapes depend on the size of the images.
 SIZED = ("small_vgg", "vgg19_bn", "vit_small", "vgg")
 

@@ -291,6 +291,9 @@ OPERATIONS: dict[str, Operation] = {
     "Sqrt": _elementwise(jnp.sqrt),
     "Squeeze": _squeeze,
     "Sub": _of_ints(jnp.subtract, np.subtract),
+    "Swish": lambda values, attributes: (
+        values[0] * jax.nn.sigmoid(attributes.get("alpha", 1.0) * values[0])
+    ),
     "Tanh": _elementwise(jnp.tanh),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
