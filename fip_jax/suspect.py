@@ -135,7 +135,7 @@ def _identified(source: Foreign, config: ConfigDict) -> tuple[Foreign, str, dict
 
 def _as_graph(source: Foreign, found: onnx_graph.Found) -> tuple[Foreign, str, dict[str, Any]]:
     names, turned = tensor_names(found.graph), transposed(found.graph)
-    options = {"graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes}
+    options = {"width": 1, "graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes}
     return source.named(names)._replace(transposed=turned), "graph", options
 
 

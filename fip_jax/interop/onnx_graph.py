@@ -54,6 +54,12 @@ def to_graph(path: Path, file: OnnxFile, image_size: int) -> Found:
     logits, nodes = _logits(file.outputs[0] if file.outputs else "", nodes)
     floats = {name: array for name, array in tensors.items() if _is_weight(name, array, file, nodes)}
     used = {name for node in nodes for name in node.inputs}
+    elsewhere = [name for name in floats if file.tensors[name].start < 0]
+    if elsewhere:
+        raise UserError(
+            f"{path}: found the numbers of {listing(elsewhere)} one by one, expected them as they are in memory "
+            "(raw_data); load and save the file with the onnx package"
+        )
     constants = tuple(
         (name, array.dtype.str, array.shape, tuple(array.ravel().tolist()))
         for name, array in tensors.items()
@@ -146,8 +152,8 @@ def _logits(output: str, nodes: list[Node]) -> tuple[str, list[Node]]:
 
 
 def _is_weight(name: str, array: np.ndarray, file: OnnxFile, nodes: list[Node]) -> bool:
-    """Whether a tensor may be changed: numbers of the file's own, of which an operation takes more than one."""
-    if array.dtype.kind not in "fV" or name not in file.tensors or array.size < 2:
+    """Whether a tensor may be changed: numbers of the file's own, more than one, or a kernel."""
+    if array.dtype.kind not in "fV" or name not in file.tensors or (array.size < 2 and array.ndim < 2):
         return False
     return not any(node.op in _STATIC and name in node.inputs[1:] for node in nodes)
 

@@ -130,7 +130,7 @@ class GraphNetwork(nnx.Module):
         self,
         num_classes: int,
         image_size: int = 32,
-        width: int = 0,
+        width: int = 1,
         graph: str = "",
         channels: int = 3,
         *,
@@ -171,10 +171,14 @@ class GraphNetwork(nnx.Module):
                 found = _applied(self.layers[step.layer], step.op, given[0], attributes)
             else:
                 found = OPERATIONS[step.op](_alike(given), attributes)
-            several = found if isinstance(found, list) else [found]
+            several = [np.asarray(part) if isinstance(part, np.generic) else part for part in _several(found)]
             values.update(zip(step.outputs, several, strict=False))
         logits = values[graph.logits]
         return logits.reshape(len(x), -1)
+
+
+def _several(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]
 
 
 def _alike(values: list[Any]) -> list[Any]:

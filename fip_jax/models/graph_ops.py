@@ -27,10 +27,17 @@ def _of_ints(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Operation:
     """Of lengths and indices, which are NumPy arrays and stay such."""
 
     def apply(values, attributes):
-        static = all(isinstance(value, np.ndarray) for value in values)
-        return (theirs if static else ours)(*values)
+        if all(isinstance(value, np.ndarray) for value in values):
+            return theirs(*values)
+        return ours(*_of_one_rank(values))
 
     return apply
+
+
+def _of_one_rank(values: Sequence[Any]) -> list[Any]:
+    """With axes of 1 in front of those that have fewer."""
+    rank = max(value.ndim for value in values)
+    return [value.reshape((1,) * (rank - value.ndim) + value.shape) for value in values]
 
 
 def _divide(a, b):
@@ -221,8 +228,8 @@ def _layer_norm(values, attributes):
     axes = tuple(range(attributes.get("axis", -1) % x.ndim, x.ndim))
     mean = jnp.mean(x, axis=axes, keepdims=True)
     variance = jnp.mean(jnp.square(x - mean), axis=axes, keepdims=True)
-    y = (x - mean) / jnp.sqrt(variance + attributes.get("epsilon", 1e-5)) * scale
-    return y if len(values) < 3 else y + values[2]
+    y, scale = _of_one_rank([(x - mean) / jnp.sqrt(variance + attributes.get("epsilon", 1e-5)), scale])
+    return y * scale if len(values) < 3 else jnp.add(*_of_one_rank([y * scale, values[2]]))
 
 
 def _instance_norm(values, attributes):
@@ -235,6 +242,16 @@ def _instance_norm(values, attributes):
 
 def _leaky(values, attributes):
     return jnp.where(values[0] >= 0, values[0], attributes.get("alpha", 0.01) * values[0])
+
+
+def _power(values, attributes):
+    x, exponent = _of_one_rank([values[0], np.asarray(values[1])])
+    return x ** jnp.asarray(exponent, x.dtype)
+
+
+def _prelu(values, attributes):
+    x, slope = _of_one_rank(values)
+    return jnp.where(x >= 0, x, slope * x)
 
 
 def _expand(values, attributes):
@@ -273,9 +290,9 @@ OPERATIONS: dict[str, Operation] = {
     "MaxPool": _max_pool,
     "Mul": _of_ints(jnp.multiply, np.multiply),
     "Neg": _elementwise(jnp.negative),
-    "PRelu": lambda values, attributes: jnp.where(values[0] >= 0, values[0], values[1] * values[0]),
+    "PRelu": _prelu,
     "Pad": _pad,
-    "Pow": lambda values, attributes: values[0] ** jnp.asarray(values[1], values[0].dtype),
+    "Pow": _power,
     "Reciprocal": _elementwise(jnp.reciprocal),
     "ReduceMax": _reduce(jnp.max),
     "ReduceMean": _reduce(jnp.mean),
