@@ -83,7 +83,8 @@ def _check_network(path: Path, model: dict[str, Any], num_classes: int) -> None:
     name = options.pop("name")
     if type(name) is not str or (name not in MODELS and name not in FAMILIES):
         raise UserError(
-            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of {', '.join((*MODELS, *FAMILIES))}"
+            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of "
+            f"{', '.join((*MODELS, *FAMILIES))}"
         )
     for key, value in {**options, "num_classes": num_classes}.items():
         if not is_plausible(key, value):

@@ -18,15 +18,12 @@ from fip_jax.data.batches import make_draw, to_device
 from fip_jax.data.split import Split
 from fip_jax.description import check_description, describe, held_out, in_words, other_attack
 from fip_jax.errors import UserError
-from fip_jax.interop import backdoorbench, chain, foreign, onnx_graph
+from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
-from fip_jax.interop.onnx_file import OnnxFile
-from fip_jax.interop.recognise import recognise
-from fip_jax.interop.signatures import published_name
+from fip_jax.interop.identify import identified
 from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing
 from fip_jax.models import abstract_model, create_model
-from fip_jax.models.graph import tensor_names, transposed
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -94,7 +91,7 @@ def load(config: ConfigDict) -> Suspect:
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
     source = foreign.read(path)
-    source, name, options = _identified(source, config)
+    source, name, options = identified(source, config.dataset.image_size, config.model.layers)
     num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[call-overload]
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
@@ -114,45 +111,6 @@ def _load_file(config: ConfigDict, path: Path) -> Suspect:
     return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
 
 
-def _identified(source: Foreign, config: ConfigDict) -> tuple[Foreign, str, dict[str, Any]]:
-    """(the file with our names for its tensors, name of the network, its arguments)."""
-    size, words = config.dataset.image_size, config.model.layers
-    if isinstance(source.source, OnnxFile):
-        return _as_graph(source, onnx_graph.to_graph(source.path, source.source, size))
-    shapes = {name: array.shape for name, array in source.network().items()}
-    example = chain.of_examples(shapes)
-    if words or example:
-        graph, channels = chain.to_graph(words or example, shapes)
-        if not words:
-            console.print(f"{source.path}: an example of PyTorch's: {example}", markup=False)
-        return _as_graph(source, onnx_graph.checked(source.path, graph, channels, size))
-    try:
-        name, options, names = recognise(shapes, size)
-    except UserError as error:
-        raise UserError(f"{source.path}: {error}{_way_out(shapes, size)}") from error
-    return source.named(names), name, dict(options)
-
-
-def _as_graph(source: Foreign, found: onnx_graph.Found) -> tuple[Foreign, str, dict[str, Any]]:
-    names, turned = tensor_names(found.graph), transposed(found.graph)
-    options = {"width": 1, "graph": found.graph.to_text(), "channels": found.channels, "num_classes": found.num_classes}
-    return source.named(names)._replace(transposed=turned), "graph", options
-
-
-def _way_out(shapes: dict[str, tuple[int, ...]], image_size: int) -> str:
-    """The end of the refusal of a network that is not known: what it is, or how its owner can say what it does."""
-    name = published_name(shapes)
-    if name:
-        return f"; this is {name}: export it to ONNX (torch.onnx.export) and give that file"
-    words = chain.suggestion(shapes, image_size)
-    if words:
-        return (
-            "; a state dict does not tell what lies between its layers: say it with model.layers, perhaps "
-            f'"{words[:400]}", or export the network to ONNX'
-        )
-    return "; export the network to ONNX (torch.onnx.export) and give that file"
-
-
 def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]]:
     """`mean` and `std` of a description, where the file has a layer that normalises; else nothing.
 
@@ -169,20 +127,23 @@ def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]
                 f"dataset.{key}: found {asked}, expected none, since the network in {source.path} begins with a layer "
                 f"that normalises by {key} = {found[key]}"
             )
-    console.print(f"{source.path}: mean {found['mean']}, std {found['std']} from its first layer", markup=False)
+    console.print(
+        f"{source.path}: mean {found['mean']}, std {found['std']} from its first layer", markup=False
+    )
     return found
 
 
 def _tell_what_else_is_in(source: Foreign) -> None:
     if source.copies:
         console.print(
-            f"{source.path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
+            f"{source.path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay "
+            "as they are",
             markup=False,
         )
     if source.written_anew:
         console.print(
-            f"{source.path}: {source.written_anew}, of which the state dict alone is written again; the rest may do harm "
-            "when it is loaded",
+            f"{source.path}: {source.written_anew}, of which the state dict alone is written again; the rest may do "
+            "harm when it is loaded",
             markup=False,
         )
     if source.masks:

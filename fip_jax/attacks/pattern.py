@@ -27,14 +27,14 @@ def pattern(
 
     Args:
       image_shape: (H, W, C).
-      file: the pattern: an image, an `.npy`, or an `.npz` with one array, of [H, W], [H, W, C] or [C, H, W], with or without
-        a first axis of 1; uint8, or numbers in [0, 1] or [0, 255].
-      mask: likewise, uint8 counting as 255ths; empty: where any channel of the pattern is not 0 for "replace", everywhere
-        for the others; of a pattern with a place, all of the pattern.
+      file: the pattern: an image, an `.npy`, or an `.npz` with one array, of [H, W], [H, W, C] or [C, H, W], with or
+        without a first axis of 1; uint8, or numbers in [0, 1] or [0, 255].
+      mask: likewise, uint8 counting as 255ths; empty: where any channel of the pattern is not 0 for "replace",
+        everywhere for the others; of a pattern with a place, all of the pattern.
       apply: one of `WAYS`.
       alpha: strength of "blend", in (0, 1]; 1 for the others.
-      at: where a pattern smaller than the image goes: "top_left", "top_right", "bottom_left", "bottom_right", "center", or
-        row and column of its first pixel, such as "27,27"; empty: it is as large as the image.
+      at: where a pattern smaller than the image goes: "top_left", "top_right", "bottom_left", "bottom_right",
+        "center", or row and column of its first pixel, such as "27,27"; empty: it is as large as the image.
       size: pixels that the longer side of the pattern is resized to (bilinear); 0: left as it is.
 
     Raises:

@@ -49,9 +49,7 @@ def _read(key: str, path: Path) -> np.ndarray:
     return _read_picture(key, path)
 
 
-def _with_channels(
-    key: str, path: Path, array: np.ndarray, image_shape: tuple[int, int, int]
-) -> np.ndarray:
+def _with_channels(key: str, path: Path, array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     """`[h, w, C]` of `[h, w]`, `[h, w, 1]`, `[h, w, C]` or `[C, h, w]`, with or without axes of 1 before these."""
     shape, channels = array.shape, image_shape[-1]
     first = (channels, *image_shape[:2])
@@ -102,8 +100,8 @@ def _tell_spread(path: Path, pixels: np.ndarray) -> None:
     barely = int(((brightest > 0) & (brightest < _BARELY)).sum())
     if barely:
         _say(
-            f"{path}: a JPEG, in which {barely} of {brightest.size} pixels are nearly black but not black; they are part "
-            "of the trigger, unless attack.pattern.mask says where it is"
+            f"{path}: a JPEG, in which {barely} of {brightest.size} pixels are nearly black but not black; they are "
+            "part of the trigger, unless attack.pattern.mask says where it is"
         )
 
 

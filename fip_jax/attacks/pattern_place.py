@@ -30,17 +30,17 @@ def placed(
     """
     if type(size) is not int or not 0 <= size <= max(image_shape[:2]):
         raise UserError(
-            f"attack.pattern.size: found {size!r}, expected pixels from 1 to the {max(image_shape[:2])} of the image, or "
-            "0 for the pattern as it is"
+            f"attack.pattern.size: found {size!r}, expected pixels from 1 to the {max(image_shape[:2])} of the image, "
+            "or 0 for the pattern as it is"
         )
     pattern = _resized(pattern, size) if size else pattern
     height, width = pattern.shape[:2]
     if not at:
         if pattern.shape != image_shape:
             raise UserError(
-                f"attack.pattern: {name} is {list(pattern.shape)}, expected {list(image_shape)}, as the images that the "
-                f"network takes; attack.pattern.at places a smaller one, and attack.pattern.size = {max(image_shape[:2])} "
-                "resizes it"
+                f"attack.pattern: {name} is {list(pattern.shape)}, expected {list(image_shape)}, as the images that "
+                "the network takes; attack.pattern.at places a smaller one, and attack.pattern.size = "
+                f"{max(image_shape[:2])} resizes it"
             )
         return pattern, np.ones((*image_shape[:2], 1))
     row, column = _corner(at, image_shape[0] - height, image_shape[1] - width)

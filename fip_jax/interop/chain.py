@@ -1,9 +1,9 @@
 """Networks that are layers one after the other, in words: what a state dict does not tell, its owner can say.
 
-`conv1 relu max2 conv2:p1 relu max2 flatten fc1 relu fc2` names the layers of a file in order, and between them what has no
-tensors: `relu`, `relu6`, `leaky_relu`, `elu`, `gelu`, `silu`, `tanh`, `sigmoid`, `hard_swish`; `max2` and `avg2`, poolings
-of 2x2, `max3s2p1` with stride and padding; `mean`, the average over all places; `flatten`. Behind a convolution `:s2p1`
-are stride and padding, which are 1 and 0 without it. `dropout`, and a `softmax` at the end, do nothing.
+`conv1 relu max2 conv2:p1 relu max2 flatten fc1 relu fc2` names the layers of a file in order, and between them what
+has no tensors: `relu`, `relu6`, `leaky_relu`, `elu`, `gelu`, `silu`, `tanh`, `sigmoid`, `hard_swish`; `max2` and `avg2`,
+poolings of 2x2, `max3s2p1` with stride and padding; `mean`, the average over all places; `flatten`. Behind a
+convolution `:s2p1` are stride and padding, which are 1 and 0 without it. `dropout`, and a `softmax` at the end, do nothing.
 """
 
 import re
@@ -35,7 +35,9 @@ _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 _EXAMPLES: dict[tuple[tuple[int, ...], ...], str] = {
     ((32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (10, 128)): "conv1 relu conv2 relu max2 flatten fc1 relu fc2",
     ((10, 1, 5, 5), (20, 10, 5, 5), (50, 320), (10, 50)): "conv1 max2 relu conv2 max2 relu flatten fc1 relu fc2",
-    ((6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)): "conv1 relu max2 conv2 relu max2 flatten fc1 relu fc2 relu fc3",
+    ((6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)): (
+        "conv1 relu max2 conv2 relu max2 flatten fc1 relu fc2 relu fc3"
+    ),
 }  # fmt: skip
 
 
@@ -80,7 +82,9 @@ def to_graph(words: str, shapes: Shapes) -> tuple[Graph, int]:
     left = [name for name in shapes if name not in used and name.split(".")[-1] != "num_batches_tracked"]
     if left or not steps or not channels:
         missing = ", ".join(repr(name)[1:-1] for name in left[:8]) or "a convolution"
-        raise UserError(f"model.layers: found nothing of {missing}, expected all layers of the file, in order")
+        raise UserError(
+            f"model.layers: found nothing of {missing}, expected all layers of the file, in order"
+        )
     weights = tuple((name, tuple(shapes[name])) for name in used)
     return Graph("image", False, f"v{len(steps)}", tuple(steps), (), weights), channels
 
@@ -103,8 +107,8 @@ def _layer(
     if len(shape) == 1 and len(tensors) == 4:
         return "BatchNormalization", tensors, {"epsilon": 1e-5}
     raise UserError(
-        f"model.layers: found {layer[:80]!r} with a weight of shape {list(shape)}, expected a convolution, a linear layer "
-        "or BatchNorm"
+        f"model.layers: found {layer[:80]!r} with a weight of shape {list(shape)}, expected a convolution, a linear "
+        "layer or BatchNorm"
     )
 
 

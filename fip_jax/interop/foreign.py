@@ -13,9 +13,9 @@ import safetensors.numpy
 from fip_jax.errors import UserError
 from fip_jax.interop import onnx_file, torch_file, torch_writer, whole_module
 from fip_jax.interop.kinds import HEAD, check_kind, explained
+from fip_jax.interop.names import parts_of
 from fip_jax.interop.onnx_file import OnnxFile, looks_like
 from fip_jax.interop.pickled_values import Opaque, TensorRef
-from fip_jax.interop.names import parts_of
 from fip_jax.interop.torch_file import TorchFile
 from fip_jax.interop.whole_module import PLACES
 
@@ -85,7 +85,9 @@ class Foreign(NamedTuple):
             key = self.keys[name]
             new = self._turned(key, np.asarray(array)).astype(self.arrays[key].dtype)
             masked = name in self.masks
-            replaced[key] = np.where(self.arrays[self.masks[name]] != 0, new, self.arrays[key]) if masked else new
+            replaced[key] = (
+                np.where(self.arrays[self.masks[name]] != 0, new, self.arrays[key]) if masked else new
+            )
         return self.arrays | replaced
 
     def rewritten(self, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -141,7 +143,18 @@ def read(path: Path) -> Foreign:
     if isinstance(source, OnnxFile):
         return Foreign(path, {name: name for name in arrays}, arrays, source, {}, {})
     parts = parts_of(arrays)
-    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, written_anew=anew, copies=copies)
+    return Foreign(
+        path,
+        parts.keys,
+        arrays,
+        source,
+        place,
+        parts.masks,
+        parts.mean,
+        parts.std,
+        written_anew=anew,
+        copies=copies,
+    )
 
 
 class _Content(NamedTuple):
@@ -173,7 +186,9 @@ def _read(path: Path) -> _Content:
 
 def _read_onnx(path: Path) -> _Content:
     file = onnx_file.read(path)
-    arrays = {name: t.array for name, t in file.tensors.items() if t.array.dtype.kind in "fV" and t.start >= 0}
+    arrays = {
+        name: t.array for name, t in file.tensors.items() if t.array.dtype.kind in "fV" and t.start >= 0
+    }
     if not arrays:
         raise UserError(f"{path}: found a graph of ONNX without weights, expected one with a network's")
     return _Content(file, {}, arrays)
@@ -206,7 +221,7 @@ def _read_torch(path: Path, file: TorchFile, written_anew: str) -> _Content:
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
-    """The tensors of the network: `content` itself, or what it has under one of the usual keys."""
+    """The tensors of the network: `content` itself, or what is under one of the usual keys, or under the only one."""
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: found a {type(content).__name__}, expected a state_dict or a dictionary with one"
@@ -215,6 +230,9 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
     for found in (*(content.get(key) for key in PLACES), content):
         if isinstance(found, dict) and any(isinstance(value, TensorRef) for value in found.values()):
             return _tensors(path, found)
+    with_tensors = [value for value in content.values() if _all_tensors(value)]
+    if len(with_tensors) == 1:
+        return _tensors(path, with_tensors[0])
     keys = ", ".join(repr(key)[:40] for key in list(content)[:12]) or "nothing"
     raise UserError(f"{path}: found {keys}, expected a state_dict, bare or under one of {', '.join(PLACES)}")
 
@@ -244,6 +262,10 @@ def _parts(where: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"{where}.{key if type(key) is str else type(key).__name__}"[:40], part
     elif isinstance(value, list | tuple) and not isinstance(value, TensorRef):
         yield from ((f"{where}.{index}"[:40], part) for index, part in enumerate(value))
+
+
+def _all_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, TensorRef) for v in value.values())
 
 
 def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:

@@ -9,17 +9,23 @@ from fip_jax.errors import UserError
 
 HEAD = 512  # bytes that kinds are told by
 
-_KERAS = (
-    "convert it to ONNX where it was made (python -m tf2onnx.convert --keras FILE --output model.onnx) and give that"
-)
+_KERAS = "convert it to ONNX where it was made (python -m tf2onnx.convert --keras FILE --output x.onnx) and give that"
 _UNPACK = "unpack it and give the file of weights in it"
 _TORCH = "load it where you trust it, save its state_dict() with torch.save and give that"
 # (first bytes, what it is, the way out)
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "HDF5, perhaps of Keras", _KERAS),
-    (b"version https://git-lfs", "a Git LFS pointer in the place of the file", "fetch the file with git lfs pull"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer in the place of the file",
+        "fetch the file with git lfs pull",
+    ),
     (b"\x89PNG", "a picture", "give the network as victim.checkpoint, and a trigger as attack.pattern.file"),
-    (b"\xff\xd8\xff", "a picture", "give the network as victim.checkpoint, and a trigger as attack.pattern.file"),
+    (
+        b"\xff\xd8\xff",
+        "a picture",
+        "give the network as victim.checkpoint, and a trigger as attack.pattern.file",
+    ),
     (b"\x93NUMPY", "a NumPy array", "give the network as victim.checkpoint, and images as dataset.name"),
     (b"GGUF", "GGUF, a language model", "give an image classifier"),
     (b"GIF8", "a picture", "give the network as victim.checkpoint"),
@@ -47,7 +53,7 @@ _REFERENCES = (
     ("keras", "a pickled model of Keras", _KERAS),
     ("torch.storage._load_from_bytes", "tensors pickled without torch.save", _TORCH),
     ("joblib", "a file of joblib", "give a neural network"),
-    ("fastai", "a fastai Learner", "save its weights there with torch.save(learn.model.state_dict(), FILE) and give that"),
+    ("fastai", "a fastai Learner", "save them there by torch.save(learn.model.state_dict(), FILE) and give that"),
     ("paddle", "a file of PaddlePaddle", "convert it to ONNX with paddle2onnx and give that"),
 )  # fmt: skip
 
@@ -171,7 +177,9 @@ def _of_zip(path: Path) -> UserError | None:
             "TorchScript without a network that is known here",
             "save torch.jit.load(FILE).state_dict() with torch.save, or export the network to ONNX, and give that",
         )
-    weights = [name for name in names if name.endswith((".pth", ".pt", ".onnx", ".safetensors", ".th", ".h5"))]
+    weights = [
+        name for name in names if name.endswith((".pth", ".pt", ".onnx", ".safetensors", ".th", ".h5"))
+    ]
     if weights:
         return _refusal(path, f"a zip archive with {repr(weights[0][:80])[1:-1]}", _UNPACK)
     if not any(name.endswith("data.pkl") for name in names):

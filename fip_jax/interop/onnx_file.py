@@ -1,7 +1,7 @@
 """ONNX files, read as data without the onnx package, and written again with other numbers in the same places.
 
-An ONNX file is a protobuf message: fields, each a number, a kind and a value, messages among these. What is read here is
-the graph, its attributes and its tensors; nothing is run.
+An ONNX file is a protobuf message: fields, each a number, a kind and a value, messages among these. What is read here
+is the graph, its attributes and its tensors; nothing is run.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, for the numbers of the fields.
 """
@@ -34,7 +34,7 @@ _MAX_DIMENSIONS = 8
 
 
 class Tensor(NamedTuple):
-    """A tensor: its numbers, read-only, and where they lie in the file (-1 where they are not as they are in memory)."""
+    """A tensor: its numbers, read-only, and where they lie in the file, or -1 where not as they are in memory."""
 
     array: np.ndarray
     start: int
@@ -137,7 +137,12 @@ def _signed(value: int) -> int:
 
 def looks_like(head: bytes) -> bool:
     """Whether a file begins as ONNX: the version of its format, then who made it, or the graph."""
-    return len(head) > 2 and head[0] == 0x08 and 2 < head[1] < 64 and head[2] in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+    return (
+        len(head) > 2
+        and head[0] == 0x08
+        and 2 < head[1] < 64
+        and head[2] in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+    )
 
 
 def read(path: Path) -> OnnxFile:
@@ -266,7 +271,9 @@ def _tensor(message: _Message) -> tuple[str, Tensor]:
         elif number in (5, 7):
             listed += value.integers() if isinstance(value, _Message) else [_signed(value)]
         elif number == 14 and value == 1:
-            raise ValueError("numbers in another file; save the network as one file (save_as_external_data=False)")
+            raise ValueError(
+                "numbers in another file; save the network as one file (save_as_external_data=False)"
+            )
     if kind not in _DTYPES:
         raise ValueError(f"a tensor of the unknown type {kind}")
     dtype, size = _DTYPES[kind], math.prod(dims)

@@ -158,9 +158,7 @@ def _is_weight(name: str, array: np.ndarray, file: OnnxFile, nodes: list[Node]) 
     return not any(node.op in _STATIC and name in node.inputs[1:] for node in nodes)
 
 
-def _step(
-    path: Path, node: Node, floats: dict[str, np.ndarray], layers: dict[tuple[str, ...], str]
-) -> Step:
+def _step(path: Path, node: Node, floats: dict[str, np.ndarray], layers: dict[tuple[str, ...], str]) -> Step:
     attributes = tuple(
         (key, value.tolist() if isinstance(value, np.ndarray) else value)
         for key, value in sorted(node.attributes.items())

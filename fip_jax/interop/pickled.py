@@ -234,8 +234,8 @@ def read(
       data: with the pickle in it.
       start: where it begins.
       max_operations: that it may take.
-      any_name: whether it may refer to names that are not known, whose calls become `Opaque` as well. Nothing is imported
-        or called even so, but a copy of such a file is as harmful as the file.
+      any_name: whether it may refer to names that are not known, whose calls become `Opaque` as well. Nothing is
+        imported or called even so, but a copy of such a file is as harmful as the file.
 
     Returns:
       (value, end). The value consists of None, bool, int, float, str, bytes, list, tuple, dict (also for an

@@ -72,9 +72,7 @@ def _known() -> str:
     return ", ".join(sorted(RECOGNISED))
 
 
-def _search(
-    shapes: Shapes, image_size: int, among: Sequence[str] = RECOGNISED
-) -> Recognised | _Miss:
+def _search(shapes: Shapes, image_size: int, among: Sequence[str] = RECOGNISED) -> Recognised | _Miss:
     nearest = _Miss()
     for candidate in _without_parts(shapes):
         for name in among:
@@ -96,7 +94,9 @@ def _fit(name: str, names: dict[str, str], shapes: Shapes, image_size: int) -> R
     network = network_class(name)
     expected: dict[str, tuple[int, ...]] = {}
     try:
-        options = network.options(shapes, *((image_size,) if getattr(network, "OPTIONS_OF_SIZE", False) else ()))
+        options = network.options(
+            shapes, *((image_size,) if getattr(network, "OPTIONS_OF_SIZE", False) else ())
+        )
         if options.get("channels") == 3:
             del options["channels"]
         if not all(is_plausible(key, value) for key, value in options.items()):

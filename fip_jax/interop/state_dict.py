@@ -36,8 +36,6 @@ def is_plausible(option: str, value: Any) -> bool:
     return len(numbers) <= LONGEST and all(type(n) is int and 0 <= n <= highest for n in numbers)
 
 
-
-
 def _name(path: tuple) -> tuple[str, dict[int, tuple[int, ...]]]:
     parts = [str(entry.key) for entry in path]
     leaf, axes = _LEAVES.get(parts[-1], (parts[-1], {}))

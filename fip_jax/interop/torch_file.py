@@ -98,8 +98,8 @@ def read(path: Path, *, any_name: bool = False) -> TorchFile:
 
     Args:
       path: the file.
-      any_name: whether it may refer to classes that are not known, or be TorchScript: to read the tensors in it, and not
-        to be written again.
+      any_name: whether it may refer to classes that are not known, or be TorchScript: to read the tensors in it, and
+        not to be written again.
 
     Raises:
       UserError: it is neither, is damaged, or holds more than weights and plain values.
@@ -135,9 +135,7 @@ def _read_zip(data: bytes, any_name: bool) -> TorchFile:
     if order is not None and data[order.start : order.start + order.length].strip() != b"little":
         raise PickleError("numbers that are not little-endian")
     program = entries[programs[0]]
-    content, end = pickled.read(
-        data[program.start : program.start + program.length], any_name=any_name
-    )
+    content, end = pickled.read(data[program.start : program.start + program.length], any_name=any_name)
     if end != program.length:
         raise PickleError("something after the pickle")
     folder = f"{prefix}data/"
@@ -149,8 +147,11 @@ def _read_zip(data: bytes, any_name: bool) -> TorchFile:
 
 
 def _entries(data: bytes, archive: zipfile.ZipFile, any_name: bool) -> dict[str, Entry]:
-    """All entries by name, of TorchScript without its code. Each has its name and its bytes for itself: other numbers in one change nothing else, and
-    other programs find the same ones."""
+    """All entries by name, of TorchScript without its code.
+
+    Each has its name and its bytes for itself: other numbers in one change nothing else, and other programs find the
+    same ones.
+    """
     found: dict[str, Entry] = {}
     end = 0
     for record in sorted(archive.infolist(), key=lambda record: record.header_offset):

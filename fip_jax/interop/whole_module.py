@@ -1,7 +1,8 @@
 """Whole modules and TorchScript, read for the tensors in them: as data, without the code that they are of.
 
-`torch.save(model)` pickles objects by the names of their classes, whose code lies elsewhere. The names of the tensors are
-those of the state dict, so that a known network is found in it all the same. What is written afterwards is a state dict.
+`torch.save(model)` pickles objects by the names of their classes, whose code lies elsewhere. The names of the tensors
+are those of the state dict, so that a known network is found in it all the same. What is written afterwards is a state
+dict.
 """
 
 from pathlib import Path

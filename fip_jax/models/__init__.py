@@ -50,7 +50,16 @@ RECOGNISED = tuple(name for name in (*MODELS, *FAMILIES) if name != "graph")
 SIZED = ("small_vgg", "vgg19_bn", "vit_small", "vgg")
 
 _OWN = {"self", "num_classes", "image_size", "channels", "rngs"}
-_LOWEST = {"width": 1, "patch_size": 1, "depth": 1, "channels": 1, "kernels": 1, "groups": 1, "inner": 1, "stem": 1}
+_LOWEST = {
+    "width": 1,
+    "patch_size": 1,
+    "depth": 1,
+    "channels": 1,
+    "kernels": 1,
+    "groups": 1,
+    "inner": 1,
+    "stem": 1,
+}
 LONGEST = 512  # of an option with several numbers
 
 
@@ -78,7 +87,9 @@ def create_model(name: str, num_classes: int, image_size: int, seed: int, **opti
     Raises:
       UserError: unknown name or option, or an option that the network cannot have.
     """
-    made = _constructor(name, num_classes, image_size, options)  # refuses, before True is looked up as a width of 1
+    made = _constructor(
+        name, num_classes, image_size, options
+    )  # refuses, before True is looked up as a width of 1
     graphdef, draw = _program(made.func, num_classes, image_size, tuple(sorted(made.keywords.items())))
     return nnx.merge(graphdef, draw(jax.random.key(seed)))
 

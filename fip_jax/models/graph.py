@@ -68,14 +68,14 @@ def from_text(text: str) -> Graph:
     """
     try:
         image, channels_last, logits, steps, constants, weights = _tuples(json.loads(text))
-        graph = Graph(
-            image, channels_last, logits, tuple(Step(*step) for step in steps), constants, weights
-        )
+        graph = Graph(image, channels_last, logits, tuple(Step(*step) for step in steps), constants, weights)
         known = {*OPERATIONS, *LAYERS}
         if not all(step.op in known for step in graph.steps):
             raise ValueError("an unknown operation")
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError("victim.checkpoint: found a damaged graph in the description, expected one of ours") from error
+        raise UserError(
+            "victim.checkpoint: found a damaged graph in the description, expected one of ours"
+        ) from error
     return graph
 
 
@@ -102,11 +102,12 @@ def tensor_names(graph: Graph) -> dict[str, str]:
 
 
 def transposed(graph: Graph) -> frozenset[str]:
-    """Names in the file of dense kernels that lie `[in, out]` there; PyTorch's, and those of layers, are `[out, in]`."""
+    """Names in the file of dense kernels that lie `[in, out]` there; PyTorch's are `[out, in]`."""
     return frozenset(
         step.inputs[1]
         for step in graph.steps
-        if step.layer and (step.op == "MatMul" or (step.op == "Gemm" and not dict(step.attributes).get("transB")))
+        if step.layer
+        and (step.op == "MatMul" or (step.op == "Gemm" and not dict(step.attributes).get("transB")))
     )
 
 
@@ -186,11 +187,12 @@ def _alike(values: list[Any]) -> list[Any]:
     arrays = [v for v in values if v is not None and not isinstance(v, np.ndarray)]
     if not arrays or arrays[0].dtype.kind != "f":
         return values
-    return [
-        jnp.asarray(v, arrays[0].dtype) if isinstance(v, np.ndarray) and v.dtype.kind == "f" and v.ndim <= arrays[0].ndim
-        else v
-        for v in values
-    ]  # fmt: skip
+    like = arrays[0]
+
+    def number(value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim <= like.ndim
+
+    return [jnp.asarray(value, like.dtype) if number(value) else value for value in values]
 
 
 def _layer(step: Step, shapes: dict[str, tuple[int, ...]], rngs: nnx.Rngs) -> nnx.Module:

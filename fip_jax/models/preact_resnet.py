@@ -1,4 +1,4 @@
-"""ResNets with the activation before the convolution: the network of most published results, in BackdoorBench's variant."""
+"""ResNets with the activation before the convolution: BackdoorBench's variant, of most published results."""
 
 from collections.abc import Sequence
 
@@ -51,8 +51,8 @@ class PreActBottleneck(nnx.Module):
 class PreActResNet(Trunk):
     """Pre-activation ResNet of any depth for small images.
 
-    Source: He et al. (2016), https://arxiv.org/abs/1603.05027, as varied by BackdoorBench: without a BatchNorm and ReLU before
-    the pooling, unless `last_norm`.
+    Source: He et al. (2016), https://arxiv.org/abs/1603.05027, as varied by BackdoorBench: without a BatchNorm and
+    ReLU before the pooling, unless `last_norm`.
 
     Args:
       num_classes: length of the logits.

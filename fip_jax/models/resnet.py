@@ -150,8 +150,9 @@ def _along(block: BasicBlock | Bottleneck, x):
 class ResNet(Trunk):
     """ResNet of any depth, ResNeXt and Wide ResNet of torchvision among them.
 
-    Source: He et al. (2015), https://arxiv.org/abs/1512.03385. A 3x3 stem is that of most work on CIFAR-10; three stages of
-    width 16 are the ResNets of 20 to 110 layers there, whose shortcuts are padded with zeros ("option A") or convolutions.
+    Source: He et al. (2015), https://arxiv.org/abs/1512.03385. A 3x3 stem is that of most work on CIFAR-10; three
+    stages of width 16 are the ResNets of 20 to 110 layers there, whose shortcuts are padded with zeros ("option A") or
+    convolutions.
 
     Args:
       num_classes: length of the logits.

@@ -18,8 +18,8 @@ _POOLED = 7  # height and width that torchvision pools to
 class Vgg(nnx.Module):
     """3x3 convolutions with ReLU, and BatchNorm between them or none, in stages that end in 2x2 max pooling.
 
-    Source: Simonyan and Zisserman (2014), https://arxiv.org/abs/1409.1556; layers are numbered as in torchvision. Networks
-    for CIFAR-10 and GTSRB whose layers are numbered so are of this kind, with however few convolutions.
+    Source: Simonyan and Zisserman (2014), https://arxiv.org/abs/1409.1556; layers are numbered as in torchvision.
+    Networks for CIFAR-10 and GTSRB whose layers are numbered so are of this kind, with however few convolutions.
 
     Args:
       num_classes: length of the logits.
@@ -28,8 +28,8 @@ class Vgg(nnx.Module):
       plan: channels of the convolutions in sixty-fourths of `width`; 0 is a pooling.
       batch_norm: whether BatchNorm follows each convolution.
       kernels: side of the convolutions in pixels; an odd number.
-      linears: places of the linear layers in the classifier; none where the classifier is itself a linear layer. Between
-        those that are three places apart there is dropout.
+      linears: places of the linear layers in the classifier; none where the classifier is itself a linear layer.
+        Between those that are three places apart there is dropout.
       hidden: units of each of them but the last.
       pooled: height and width that the last map is pooled to (7 in torchvision); 0: it is taken as it is.
       channels: of the images.
@@ -115,8 +115,8 @@ class Vgg(nnx.Module):
         """The arguments of a network with tensors of these shapes in PyTorch's layout.
 
         Raises:
-          ValueError: the indices of the layers leave room for something unknown, or no map of the image has the size that
-            the classifier takes.
+          ValueError: the indices of the layers leave room for something unknown, or no map of the image has the size
+            that the classifier takes.
         """
         convolutions = {int(n.split(".")[1]): s for n, s in shapes.items() if _is_convolution(n, s)}
         places, last = sorted(convolutions), {}

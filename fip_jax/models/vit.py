@@ -118,7 +118,7 @@ class VisionTransformer(nnx.Module):
         self.heads = nnx.Dict(head=nnx.Linear(width, num_classes, rngs=rngs))
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
-        """Logits `[N, num_classes]` of images `[N, image_size, image_size, channels]`; `rngs` is not used: no dropout."""
+        """Logits `[N, num_classes]` of images `[N, image_size, image_size, channels]`; `rngs` is not used."""
         x = self.conv_proj(x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         token = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, x.shape[-1]))

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 import pytest
 from onnx_files import listed, model, node
 from scipy.signal import correlate2d

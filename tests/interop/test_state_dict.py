@@ -163,7 +163,9 @@ def test_two_names_for_one_tensor():
 @pytest.mark.parametrize(("name", "size"), [("vit_small", 64), ("small_vgg", 28), ("vgg19_bn", 128)])
 def test_the_size_that_would_fit_is_said(name, size):
     shapes = {key: array.shape for key, array in random_arrays(*CASES[name]).items()}
-    with pytest.raises(UserError, match=rf"another size than dataset.image_size = {size}, expected .*; 32 fits"):
+    with pytest.raises(
+        UserError, match=rf"another size than dataset.image_size = {size}, expected .*; 32 fits"
+    ):
         recognise(shapes, size)
 
 

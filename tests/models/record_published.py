@@ -2,8 +2,8 @@
 
     python tests/models/record_published.py
 
-Networks are those libraries' own, small of each family; weights and images are drawn by NumPy as `drawn` says, so that the
-test needs none of them.
+Networks are those libraries' own, small of each family; weights and images are drawn by NumPy as `drawn` says, so
+that the test needs none of them.
 """
 
 import json

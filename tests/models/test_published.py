@@ -51,7 +51,9 @@ def test_logits_are_those_of_the_libraries(name):
             network(params, model_state, images, batch_statistics=True)[0],
         )
 
-    for found, expected in zip(apply(params, model_state, images), (case["eval"], case["batch"]), strict=True):
+    for found, expected in zip(
+        apply(params, model_state, images), (case["eval"], case["batch"]), strict=True
+    ):
         expected = np.array(expected)
         scale = max(1.0, np.abs(expected).max())
         assert np.ptp(expected, axis=0).max() > 1e-3 * scale  # it depends on the images
