@@ -1,9 +1,10 @@
 """Networks that are layers one after the other, in words: what a state dict does not tell, its owner can say.
 
 `conv1 relu max2 conv2:p1 relu max2 flatten fc1 relu fc2` names the layers of a file in order, and between them what
-has no tensors: `relu`, `relu6`, `leaky_relu`, `elu`, `gelu`, `silu`, `tanh`, `sigmoid`, `hard_swish`; `max2` and `avg2`,
-poolings of 2x2, `max3s2p1` with stride and padding; `mean`, the average over all places; `flatten`. Behind a
-convolution `:s2p1` are stride and padding, which are 1 and 0 without it. `dropout`, and a `softmax` at the end, do nothing.
+has no tensors: `relu`, `relu6`, `leaky_relu`, `elu`, `gelu`, `silu`, `tanh`, `sigmoid`, `hard_swish`; `max2` and
+`avg2`, poolings of 2x2, `max3s2p1` with stride and padding; `mean`, the average over all places; `flatten`. Behind a
+convolution `:s2p1` are stride and padding, which are 1 and 0 without it. `dropout`, and a `softmax` at the end, do
+nothing.
 """
 
 import re

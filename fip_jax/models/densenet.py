@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
-from fip_jax.models.layers import conv, global_pool, max_pool_over, norm
+from fip_jax.models.layers import average_over, conv, global_pool, max_pool_over, norm
 from fip_jax.models.naming import Naming, Options, Shapes
 
 
@@ -92,7 +92,7 @@ class DenseNet(nnx.Module):
                 }
             )
             a += count * growth
-        layers[f"norm{len(blocks) + 1}"] = norm(a, rngs=rngs)
+        layers["norm5"] = norm(a, rngs=rngs)
         self.features = nnx.Dict(layers)
         self.blocks, self.stem, self.prepended = tuple(blocks), stem, bool(prepended)
         self.classifier = nnx.Linear(a, num_classes, rngs=rngs)
@@ -107,11 +107,11 @@ class DenseNet(nnx.Module):
             if index > 1:
                 transition = parts[f"transition{index - 1}"]
                 x = transition["conv"](nnx.relu(transition["norm"](x)))
-                x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+                x = average_over(x, 2, 2)
             for place in range(1, count + 1):
                 found = parts[f"denseblock{index}"][f"denselayer{place}"](x)
                 x = jnp.concatenate([found, x] if self.prepended else [x, found], axis=-1)
-        return self.classifier(global_pool(nnx.relu(parts[f"norm{len(self.blocks) + 1}"](x))))
+        return self.classifier(global_pool(nnx.relu(parts["norm5"](x))))
 
     @staticmethod
     def options(shapes: Shapes) -> Options:

@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from fip_jax.models.graph_shapes import SHAPE_OPERATIONS, Attributes, Operation, axes_of
-from fip_jax.models.layers import max_pool_over
+from fip_jax.models.layers import average_over, max_pool_over
 
 
 def _elementwise(function: Callable[..., Any]) -> Operation:
@@ -101,16 +100,13 @@ def _max_pool(values, attributes):
 def _average_pool(values, attributes):
     x, kernel = values[0], attributes["kernel_shape"]
     strides = attributes.get("strides") or (1, 1)
-    if attributes.get("ceil_mode"):
-        raise ValueError("average pooling beyond the map")
-    last = x.transpose(0, 2, 3, 1)
-    found = nnx.avg_pool(
-        last,
-        tuple(kernel),
-        tuple(strides),
-        padding_of(attributes, x.shape, kernel),
-        bool(attributes.get("count_include_pad", 0)),
-    )
+    if attributes.get("ceil_mode") or kernel[0] != kernel[1] or strides[0] != strides[1]:
+        raise ValueError("average pooling over something else than squares inside of the map")
+    widths = [(0, 0), *padding_of(attributes, x.shape, kernel), (0, 0)]
+    found = average_over(jnp.pad(x.transpose(0, 2, 3, 1), widths), kernel[0], strides[0])
+    if any(map(any, widths)) and not attributes.get("count_include_pad", 0):
+        inside = jnp.pad(jnp.ones((1, *x.shape[2:], 1), x.dtype), widths)
+        found = found / average_over(inside, kernel[0], strides[0])
     return found.transpose(0, 3, 1, 2)
 
 

@@ -106,6 +106,16 @@ def max_pool_over(x, size: int, stride: int, padding: int = 0, *, ceil: bool = F
     return x
 
 
+def average_over(x, size: int, stride: int):
+    """PyTorch's average pooling of `[N, H, W, C]` over squares of `size` pixels, `stride` apart, without padding."""
+    for axis in (1, 2):
+        places = (x.shape[axis] - size) // stride + 1
+        ends = [start + (places - 1) * stride + 1 for start in range(size)]
+        parts = (jax.lax.slice_in_dim(x, start, end, stride, axis) for start, end in enumerate(ends))
+        x = functools.reduce(jnp.add, parts) / size
+    return x
+
+
 def adaptive_average(x, size: int):
     """PyTorch's adaptive average pooling of `[N, H, W, C]` to `[N, size, size, C]`, of maps of any size."""
     for axis in (1, 2):

@@ -90,6 +90,7 @@ def test_one_channel(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["zip", "legacy", "script"])
 def test_whole_modules_are_read_for_their_tensors(kind, tmp_path, capsys):
     torch = pytest.importorskip("torch")
