@@ -16,7 +16,7 @@ from fip_jax.interop.kinds import HEAD, check_kind, explained
 from fip_jax.interop.names import parts_of
 from fip_jax.interop.onnx_file import OnnxFile, looks_like
 from fip_jax.interop.pickled_values import Opaque, TensorRef
-from fip_jax.interop.torch_file import TorchFile
+from fip_jax.interop.torch_file import MoreThanWeights, TorchFile
 from fip_jax.interop.whole_module import PLACES
 
 # Tied weights share their numbers; thousands of names for the same ones would take hours to check.
@@ -178,7 +178,7 @@ def _read(path: Path) -> _Content:
     try:
         return _read_torch(path, torch_file.read(path), "")
     except UserError as error:
-        found = whole_module.read(path)
+        found = whole_module.read(path) if isinstance(error, MoreThanWeights) else None
         if found is None:
             raise explained(path, head, error) from error
         return _read_torch(path, *found)

@@ -20,6 +20,7 @@ from fip_jax.interop.pickled_values import (
     Opaque,
     PickleError,
     Storage,
+    UnknownName,
     set_item,
     whole,
 )
@@ -71,7 +72,7 @@ class _Machine:
             raise PickleError("a reference without a name")
         found = Global(module, name)
         if not self.any_name and str(found) not in CALLS and str(found) not in OPAQUE:
-            raise PickleError(f"a reference to {repr(str(found)[:100])[1:-1]}")
+            raise UnknownName(f"a reference to {repr(str(found)[:100])[1:-1]}")
         self.push(found)
 
     def call(self, function: Any, args: Any) -> None:
@@ -110,7 +111,9 @@ class _Machine:
     def persistent(self) -> None:
         """A storage: ("storage", type, key, device, number of elements, and in old files a part of them)."""
         found = self.pop()
-        if self.any_name and isinstance(found, tuple) and found[:1] == ("module",) and len(found) == 4:
+        if isinstance(found, tuple) and found[:1] == ("module",) and len(found) == 4:
+            if not self.any_name:
+                raise UnknownName("a whole module")
             self.push(found[1])  # with a class old files have its source code, which stays unread
             return
         if not isinstance(found, tuple) or len(found) < 5 or found[0] != "storage":

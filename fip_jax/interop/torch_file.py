@@ -18,7 +18,7 @@ import numpy as np
 
 from fip_jax.errors import UserError
 from fip_jax.interop import pickled
-from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef
+from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef, UnknownName
 from fip_jax.interop.zip_end import check_end, check_records
 
 _MAX_BYTES = 1 << 33
@@ -26,6 +26,10 @@ _LEGACY_PROTOCOL = 1001
 # Magic number, protocol and system take a few dozen instructions.
 _LEGACY_HEAD_OPERATIONS = 1000
 _LOCAL, _DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
+
+
+class MoreThanWeights(UserError):
+    """A file that is in order, but refers to more than tensors and plain values."""
 
 
 class Entry(NamedTuple):
@@ -102,14 +106,16 @@ def read(path: Path, *, any_name: bool = False) -> TorchFile:
         not to be written again.
 
     Raises:
-      UserError: it is neither, is damaged, or holds more than weights and plain values.
+      MoreThanWeights: it holds more than weights and plain values.
+      UserError: it is neither, or is damaged.
     """
     check_size(path)
     data = path.read_bytes()
     try:
         return _read_zip(data, any_name) if data[:4] == _LOCAL else _read_legacy(data, any_name)
     except (PickleError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
-        raise UserError(
+        kind = MoreThanWeights if isinstance(error, UnknownName) else UserError
+        raise kind(
             f"{path}: found {error}, expected a file of torch.save with a state_dict() and plain values alone; "
             "nothing in it was run"
         ) from error
@@ -125,9 +131,12 @@ def _read_zip(data: bytes, any_name: bool) -> TorchFile:
     entries = _entries(data, archive, any_name)
     programs = [n for n in entries if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)]
     prefix = programs[0].removesuffix("data.pkl") if programs else ""
-    if len(programs) != 1 or (f"{prefix}constants.pkl" in entries and not any_name):
+    if len(programs) != 1:
         raise PickleError("a zip file that is no state_dict (TorchScript, or not of PyTorch)")
-    if not any_name and any(name != prefix + name.removeprefix(prefix).lower() for name in entries):
+    script = f"{prefix}constants.pkl" in entries
+    if script and not any_name:
+        raise UnknownName("TorchScript")
+    if not script and any(name != prefix + name.removeprefix(prefix).lower() for name in entries):
         raise PickleError(
             "a zip entry that PyTorch, to which capitals are small letters, may take for another"
         )
@@ -157,7 +166,9 @@ def _entries(data: bytes, archive: zipfile.ZipFile, any_name: bool) -> dict[str,
     for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
         if record.header_offset < end:
             raise PickleError("zip entries that overlap")
-        if any_name and record.compress_type == zipfile.ZIP_DEFLATED and "/code/" in record.filename:
+        if record.compress_type == zipfile.ZIP_DEFLATED and "/code/" in record.filename:
+            if not any_name:
+                raise UnknownName("TorchScript")
             continue
         entry = _entry(data, record)
         end = max(entry.start + entry.length, _checksum_place(data, entry) + 4)

@@ -48,9 +48,15 @@ def test_preact_resnet18_has_the_published_size():
 @pytest.mark.parametrize(
     "name, num_classes, image_size, options, count",
     [
-        # As counted by PyTorch for the definitions in wide use, the last two torchvision's.
+        # As counted by PyTorch for the definitions in wide use, all but the first and those of 32 pixels torchvision's.
         ("resnet18", 10, 32, {"width": 64}, 11_173_962),
         ("vgg19_bn", 1000, 224, {"hidden": 4096}, 143_678_248),
+        ("resnet", 1000, 224, {"blocks": (3, 4, 6, 3), "stem": 7, "pool": 1}, 21_797_672),
+        ("resnet", 1000, 224, {"blocks": (3, 4, 6, 3), "bottleneck": 1, "stem": 7, "pool": 1}, 25_557_032),
+        ("resnet", 10, 32, {"width": 16, "blocks": (3, 3, 3), "padded": 1}, 269_722),
+        ("resnet", 10, 32, {"width": 16, "blocks": (18, 18, 18), "padded": 1}, 1_727_962),
+        ("densenet", 1000, 224, {}, 7_978_856),
+        ("convnext", 1000, 224, {}, 28_589_128),
         ("vit_small", 1000, 224, {"width": 768, "patch_size": 16, "depth": 12, "heads": 12}, 86_567_656),
     ],
 )
