@@ -11,29 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fip_jax.models.graph_shapes import SHAPE_OPERATIONS, Attributes, Operation, axes_of
+from fip_jax.models.graph_shapes import (
+    SHAPE_OPERATIONS,
+    Attributes,
+    Operation,
+    axes_of,
+    of_one_rank,
+    on_lengths,
+)
 from fip_jax.models.layers import average_over, max_pool_over
 
 
 def _elementwise(function: Callable[..., Any]) -> Operation:
     return lambda values, attributes: function(*values)
-
-
-def _of_ints(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Operation:
-    """Of lengths and indices, which are NumPy arrays and stay such."""
-
-    def apply(values, attributes):
-        if all(isinstance(value, np.ndarray) for value in values):
-            return theirs(*values)
-        return ours(*_of_one_rank(values))
-
-    return apply
-
-
-def _of_one_rank(values: Sequence[Any]) -> list[Any]:
-    """With axes of 1 in front of those that have fewer."""
-    rank = max(value.ndim for value in values)
-    return [value.reshape((1,) * (rank - value.ndim) + value.shape) for value in values]
 
 
 def _divide(a, b):
@@ -135,8 +125,8 @@ def _layer_norm(values, attributes):
     axes = tuple(range(attributes.get("axis", -1) % x.ndim, x.ndim))
     mean = jnp.mean(x, axis=axes, keepdims=True)
     variance = jnp.mean(jnp.square(x - mean), axis=axes, keepdims=True)
-    y, scale = _of_one_rank([(x - mean) / jnp.sqrt(variance + attributes.get("epsilon", 1e-5)), scale])
-    return y * scale if len(values) < 3 else jnp.add(*_of_one_rank([y * scale, values[2]]))
+    y, scale = of_one_rank([(x - mean) / jnp.sqrt(variance + attributes.get("epsilon", 1e-5)), scale])
+    return y * scale if len(values) < 3 else jnp.add(*of_one_rank([y * scale, values[2]]))
 
 
 def _instance_norm(values, attributes):
@@ -152,23 +142,23 @@ def _leaky(values, attributes):
 
 
 def _power(values, attributes):
-    x, exponent = _of_one_rank([values[0], np.asarray(values[1])])
+    x, exponent = of_one_rank([values[0], np.asarray(values[1])])
     return x ** jnp.asarray(exponent, x.dtype)
 
 
 def _prelu(values, attributes):
-    x, slope = _of_one_rank(values)
+    x, slope = of_one_rank(values)
     return jnp.where(x >= 0, x, slope * x)
 
 
 OPERATIONS: dict[str, Operation] = {
     **SHAPE_OPERATIONS,
     "Abs": _elementwise(jnp.abs),
-    "Add": _of_ints(jnp.add, np.add),
+    "Add": on_lengths(jnp.add, np.add),
     "AveragePool": _average_pool,
     "Cast": _cast,
     "Clip": _clip,
-    "Div": _of_ints(_divide, _divide),
+    "Div": on_lengths(_divide, _divide),
     "Dropout": lambda values, attributes: values[0],
     "Elu": lambda values, attributes: jax.nn.elu(values[0], attributes.get("alpha", 1.0)),
     "Erf": _elementwise(jax.lax.erf),
@@ -187,7 +177,7 @@ OPERATIONS: dict[str, Operation] = {
     "LogSoftmax": lambda values, attributes: jax.nn.log_softmax(values[0], axis=attributes.get("axis", -1)),
     "MatMul": _elementwise(jnp.matmul),
     "MaxPool": _max_pool,
-    "Mul": _of_ints(jnp.multiply, np.multiply),
+    "Mul": on_lengths(jnp.multiply, np.multiply),
     "Neg": _elementwise(jnp.negative),
     "PRelu": _prelu,
     "Pow": _power,
@@ -200,7 +190,7 @@ OPERATIONS: dict[str, Operation] = {
     "Softmax": _softmax,
     "Softplus": _elementwise(jax.nn.softplus),
     "Sqrt": _elementwise(jnp.sqrt),
-    "Sub": _of_ints(jnp.subtract, np.subtract),
+    "Sub": on_lengths(jnp.subtract, np.subtract),
     "Swish": lambda values, attributes: values[0] * jax.nn.sigmoid(attributes.get("alpha", 1.0) * values[0]),
     "Tanh": _elementwise(jnp.tanh),
 }

@@ -106,6 +106,34 @@ def _expand(values, attributes):
     return jnp.broadcast_to(values[0], shape)
 
 
+def _constant_of_shape(values, attributes):
+    value = np.asarray(attributes.get("value", (0.0,))).ravel()[0]
+    dtype = np.float32 if value.dtype.kind == "f" else np.int64
+    return np.full([int(n) for n in values[0]], value, dtype)
+
+
+def _where(values, attributes):
+    static = all(isinstance(value, np.ndarray) for value in values)
+    return np.where(*values) if static else jnp.where(*of_one_rank(values))
+
+
+def of_one_rank(values: Sequence[Any]) -> list[Any]:
+    """With axes of 1 in front of those that have fewer."""
+    rank = max(value.ndim for value in values)
+    return [value.reshape((1,) * (rank - value.ndim) + value.shape) for value in values]
+
+
+def on_lengths(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Operation:
+    """JAX's function, and NumPy's where all values are lengths and indices, which stay NumPy arrays."""
+
+    def apply(values, attributes):
+        if all(isinstance(value, np.ndarray) for value in values):
+            return theirs(*values)
+        return ours(*of_one_rank(values))
+
+    return apply
+
+
 SHAPE_OPERATIONS: dict[str, Operation] = {
     "Concat": _concat,
     "Expand": _expand,
@@ -118,5 +146,12 @@ SHAPE_OPERATIONS: dict[str, Operation] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "ConstantOfShape": _constant_of_shape,
+    "Equal": on_lengths(jnp.equal, np.equal),
+    "Greater": on_lengths(jnp.greater, np.greater),
+    "Less": on_lengths(jnp.less, np.less),
+    "Mod": on_lengths(jnp.mod, np.mod),
+    "Range": lambda values, attributes: np.arange(*(value.item() for value in values)),
+    "Where": _where,
     "Shape": lambda values, attributes: np.array(values[0].shape, np.int64),
 }

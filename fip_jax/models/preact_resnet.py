@@ -92,7 +92,8 @@ class PreActResNet(Trunk):
     def options(shapes: Shapes) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout."""
         sizes = sizes_in(shapes)
-        del sizes["stem"]
+        if sizes.pop("stem") != 3 or "bn1.weight" in shapes:
+            raise ValueError("another stem")
         return {
             **sizes,
             "blocks": blocks_in(shapes),
@@ -120,6 +121,8 @@ class PreActResNet18(PreActResNet):
     @staticmethod
     def options(shapes: Shapes) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout."""
-        sizes = sizes_in(shapes)
-        del sizes["stem"]
-        return dict(sizes)
+        found = PreActResNet.options(shapes)
+        known = {key: found.pop(key) for key in ("num_classes", "width", "channels")}
+        if found != {"blocks": (2, 2, 2, 2), "bottleneck": 0, "last_norm": 0}:
+            raise ValueError("another ResNet")
+        return known

@@ -210,6 +210,8 @@ class ResNet(Trunk):
         A stem of 7x7 is taken to be torchvision's, with pooling behind it.
         """
         sizes = sizes_in(shapes)
+        if shapes["bn1.weight"] != (sizes["width"],):  # which the other kind of ResNet lacks
+            raise ValueError("another stem")
         bottleneck = "layer1.0.conv3.weight" in shapes
         middle, per_group = shapes["layer1.0.conv2.weight"][:2]
         return {
@@ -221,6 +223,18 @@ class ResNet(Trunk):
             "pool": int(sizes["stem"] == 7),
             "padded": int(not bottleneck and "layer2.0.shortcut.0.weight" not in shapes),
         }
+
+
+# What a file of ResNet-18 for small images tells.
+_EIGHTEEN = {
+    "stem": 3,
+    "blocks": (2, 2, 2, 2),
+    "bottleneck": 0,
+    "inner": 64,
+    "groups": 1,
+    "pool": 0,
+    "padded": 0,
+}
 
 
 class ResNet18(ResNet):
@@ -242,7 +256,8 @@ class ResNet18(ResNet):
     @staticmethod
     def options(shapes: Shapes) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout."""
-        sizes = sizes_in(shapes)
-        if sizes.pop("stem") != 3:
-            raise ValueError("another stem")
-        return dict(sizes)
+        found = ResNet.options(shapes)
+        known = {key: found.pop(key) for key in ("num_classes", "width", "channels")}
+        if found != _EIGHTEEN:
+            raise ValueError("another ResNet")
+        return known

@@ -203,6 +203,8 @@ class Vgg19Bn(Vgg):
     @staticmethod
     def options(shapes: Shapes, image_size: int = 32) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout, except `image_size`."""
+        if "features.1.running_mean" not in shapes or "features.49.weight" not in shapes:
+            raise ValueError("another VGG")
         hidden = 0 if "classifier.weight" in shapes else shapes["classifier.0.weight"][0]
         head = shapes["classifier.6.weight"] if hidden else shapes["classifier.weight"]
         width, channels = shapes["features.0.weight"][:2]
