@@ -92,16 +92,18 @@ def load(config: ConfigDict) -> Suspect:
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
     source = foreign.read(path)
     source, name, options = identified(source, config.dataset.image_size, config.model.layers)
-    num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[call-overload]
+    num_classes, note = options.pop("num_classes"), ""
     if "heads" in options:
-        options["heads"], heads_note = _heads(config, source, options["heads"])
+        options["heads"], note = _heads(config, source, options["heads"])
+    if name == "vgg":
+        note = " (ReLU and 2x2 max pooling assumed in between, which tensors do not tell)"
     # It does not say which images it was trained on: nothing can be checked.
     unknown = {key: type(value)() for key, value in held_out(config).items()}
     known = {"model": {"name": name, **options}, "held_out": unknown, "attack": {}}
     description = describe(config, num_classes) | known | _normalisation(config, source)
     _tell_what_else_is_in(source)
     suspect = _outline(description)
-    console.print(f"{path}: recognised as {in_words(description)}{heads_note}", markup=False)
+    console.print(f"{path}: recognised as {in_words(description)}{note}", markup=False)
     params, model_state = from_torch(source.network(), suspect.params, suspect.model_state)
     delivered = backdoorbench.read(source, config.dataset.image_size)
     if delivered is not None and delivered.num_classes != num_classes:
@@ -127,9 +129,8 @@ def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]
                 f"dataset.{key}: found {asked}, expected none, since the network in {source.path} begins with a layer "
                 f"that normalises by {key} = {found[key]}"
             )
-    console.print(
-        f"{source.path}: mean {found['mean']}, std {found['std']} from its first layer", markup=False
-    )
+    shown = ", ".join(f"{key} {[round(x, 4) for x in values]}" for key, values in found.items())
+    console.print(f"{source.path}: {shown} from its first layer", markup=False)
     return found
 
 

@@ -178,7 +178,8 @@ def _read(path: Path) -> _Content:
     try:
         return _read_torch(path, torch_file.read(path), "")
     except UserError as error:
-        found = whole_module.read(path) if isinstance(error, MoreThanWeights) else None
+        script = "TorchScript" in str(error)
+        found = whole_module.read(path, script=script) if isinstance(error, MoreThanWeights) else None
         if found is None:
             raise explained(path, head, error) from error
         return _read_torch(path, *found)

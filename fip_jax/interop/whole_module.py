@@ -19,11 +19,17 @@ PLACES = (
     *("model_state", "net_state_dict", "state", "net_dict", "model_dict", "params", "network_state_dict"),
     *("student", "backbone", "module", "ema", "ema_state_dict", "model_ema", "state_dict_ema"),
 )
-_MAX_PARTS = 20_000
+# Parts can be held many times, and in each other.
+_MAX_LOOKED_AT = 200_000
+_MAX_PREFIX = 300
 
 
-def read(path: Path) -> tuple[TorchFile, str] | None:
+def read(path: Path, *, script: bool) -> tuple[TorchFile, str] | None:
     """A file of PyTorch that refers to more than plain values, and in words what it is; None without a network in it.
+
+    Args:
+      path: the file.
+      script: whether it is TorchScript, whose content is a module.
 
     Returns:
       (file whose content is a state dict, or a dictionary with one, and what was found).
@@ -38,10 +44,13 @@ def read(path: Path) -> tuple[TorchFile, str] | None:
         if isinstance(value, Opaque):
             tensors = _tensors(value)
             if tensors:
-                script = value.kind.module.startswith("__torch__")
                 kind = "TorchScript" if script else f"a whole module ({str(value.kind)[:80]!r})"
                 return file._replace(content=tensors), kind
-        elif isinstance(value, dict) and any(isinstance(part, TensorRef) for part in value.values()):
+        elif (
+            not script
+            and isinstance(value, dict)
+            and any(isinstance(part, TensorRef) for part in value.values())
+        ):
             kept = {key: part for key, part in value.items() if isinstance(part, TensorRef)}
             return file._replace(content=kept), "a state dict beside objects of unknown classes"
     return None
@@ -51,13 +60,13 @@ def _tensors(module: Opaque) -> dict[str, TensorRef]:
     """The tensors of a module and of its parts by the names that they have in its state dict."""
     found: dict[str, TensorRef] = {}
     waiting: list[tuple[str, Any]] = [("", module)]
-    seen = 0
-    while waiting and seen < _MAX_PARTS:
+    looked_at = 0
+    while waiting and looked_at < _MAX_LOOKED_AT:
         prefix, part = waiting.pop()
-        seen += 1
         state = part.state if isinstance(part, Opaque) else None
-        if not isinstance(state, dict):
+        if not isinstance(state, dict) or len(prefix) > _MAX_PREFIX:
             continue
+        looked_at += 1 + sum(len(held) for held in (state, *state.values()) if isinstance(held, dict))
         own, parts = _own_tensors(state), state.get("_modules", {})
         found |= {f"{prefix}{name}": value for name, value in own.items()}
         # Of TorchScript the parts are attributes like all others.

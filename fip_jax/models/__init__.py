@@ -101,7 +101,7 @@ def abstract_model(name: str, num_classes: int, image_size: int, **options) -> n
 
 
 class _OneKey:
-    """In the place of `nnx.Rngs` where nothing is drawn: the count that those keep makes time quadratic in the layers."""
+    """In the place of `nnx.Rngs` where nothing is drawn: their count makes time quadratic in the layers."""
 
     def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
         return lambda: jax.random.key(0)
