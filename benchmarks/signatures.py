@@ -6,6 +6,7 @@ Networks are built without numbers (PyTorch's meta device). Of those with the sa
 torchvision's before timm's.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,9 +22,9 @@ _PLACE = Path(signatures.__file__).with_name("signatures.csv")
 def networks() -> Iterator[tuple[str, Callable[[], torch.nn.Module]]]:
     """(name, what builds it) of every image classifier of both libraries."""
     for name in sorted(torchvision.models.list_models(module=torchvision.models)):
-        yield f"torchvision's {name}", lambda name=name: torchvision.models.get_model(name, weights=None)
+        yield f"torchvision's {name}", functools.partial(torchvision.models.get_model, name, weights=None)
     for name in sorted(timm.list_models()):
-        yield f"timm's {name}", lambda name=name: timm.create_model(name, pretrained=False)
+        yield f"timm's {name}", functools.partial(timm.create_model, name, pretrained=False)
 
 
 def main() -> None:

@@ -72,7 +72,8 @@ def _built(description: dict[str, Any], make: Callable[..., nnx.Module], **seed:
     options = {**description["model"], **seed}
     module = make(options.pop("name"), description["num_classes"], description["image_size"], **options)
     network, *trees = split_module(module, tuple(description["mean"]), tuple(description["std"]))
-    return Suspect(network._replace(grey=options.get("channels", 3) == 1), *trees, description)
+    grey = options.get("channels", 3) == 1
+    return Suspect(network._replace(grey=grey), trees[0], trees[1], description)
 
 
 def load(config: ConfigDict) -> Suspect:

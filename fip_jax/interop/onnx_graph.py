@@ -82,9 +82,9 @@ def checked(path: Path, graph: Graph, channels: int, image_size: int) -> Found:
     """
     try:
         module = abstract_model("graph", 1, image_size, graph=graph.to_text(), channels=channels)
-        network, params, model_state = split_module(module)
+        network, params, model_state = split_module(module, (0.0,), (1.0,))
         image = jax.ShapeDtypeStruct((2, image_size, image_size, channels), jnp.float32)
-        logits, _ = jax.eval_shape(network._replace(mean=(0.0,), std=(1.0,)), params, model_state, image)
+        logits, _ = jax.eval_shape(lambda *trees: network(*trees), params, model_state, image)
         if logits.ndim != 2 or logits.shape[0] != 2:
             raise ValueError(f"an output of shape {list(logits.shape)}")
     except UserError:

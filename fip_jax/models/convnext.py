@@ -1,6 +1,7 @@
 """ConvNeXt of any size, with torchvision's layers and names, or timm's names for the same layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -92,7 +93,8 @@ class ConvNeXt(nnx.Module):
             shape = (b,) if flat else (b, 1, 1)
             layers[str(2 * stage + 1)] = nnx.List([Block(b, shape, rngs=rngs) for _ in range(count)])
             a = b
-        self.features, self.stages = nnx.Dict(layers), len(blocks)
+        self.features: Any = nnx.Dict(layers)
+        self.stages = len(blocks)
         self.classifier = nnx.Dict({"0": norm(a), "2": nnx.Linear(a, num_classes, rngs=rngs)})
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
@@ -108,7 +110,8 @@ class ConvNeXt(nnx.Module):
     def options(shapes: Shapes) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout."""
         width, channels, patch_size, _ = shapes["features.0.0.weight"]
-        blocks, out = [], []
+        blocks: list[int] = []
+        out: list[int] = []
         while f"features.{2 * len(blocks) + 1}.0.layer_scale" in shapes:
             begin = f"features.{2 * len(blocks) + 1}."
             out.append(shapes[f"{begin}0.layer_scale"][0])

@@ -1,6 +1,7 @@
 """DenseNets: torchvision's, those of the same names for small images, and kuangliu's for CIFAR-10."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -93,7 +94,7 @@ class DenseNet(nnx.Module):
             )
             a += count * growth
         layers["norm5"] = norm(a, rngs=rngs)
-        self.features = nnx.Dict(layers)
+        self.features: Any = nnx.Dict(layers)
         self.blocks, self.stem, self.prepended = tuple(blocks), stem, bool(prepended)
         self.classifier = nnx.Linear(a, num_classes, rngs=rngs)
 
@@ -118,7 +119,7 @@ class DenseNet(nnx.Module):
         """The arguments of a network with tensors of these shapes in PyTorch's layout."""
         prepended = "kuangliu.conv0.weight" in shapes
         first = shapes["kuangliu.conv0.weight" if prepended else "features.conv0.weight"]
-        blocks = []
+        blocks: list[int] = []
         while f"features.denseblock{len(blocks) + 1}.denselayer1.conv1.weight" in shapes:
             begin = f"features.denseblock{len(blocks) + 1}.denselayer"
             blocks.append(sum(n.startswith(begin) and n.endswith(".conv1.weight") for n in shapes))

@@ -1,6 +1,7 @@
 """EfficientNet B0 to B7, with torchvision's layers and names, or timm's names for the same layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -88,7 +89,8 @@ class EfficientNet(nnx.Module):
                 a = size.out
             layers[str(stage + 1)] = nnx.List(found)
         layers[str(len(blocks) + 1)] = conv_norm(a, last, 1, epsilon=epsilon, rngs=rngs)
-        self.features, self.stages = nnx.Dict(layers), len(blocks)
+        self.features: Any = nnx.Dict(layers)
+        self.stages = len(blocks)
         self.classifier = nnx.Dict({"0": nnx.Dropout(0.2), "1": nnx.Linear(last, num_classes, rngs=rngs)})
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):

@@ -85,7 +85,7 @@ def _tuples(value: Any) -> Any:
 
 def tensor_names(graph: Graph) -> dict[str, str]:
     """The name of each tensor of a `GraphNetwork` in PyTorch's words (`layers.0.weight`) -> its name in the file."""
-    found = {}
+    found: dict[str, str] = {}
     shapes = dict(graph.weights)
     for step in graph.steps:
         if step.layer:

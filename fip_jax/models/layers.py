@@ -5,6 +5,7 @@ state_dict.py` translates paths and layouts by rule. An `nnx.Dict` with the indi
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def conv_norm(
     )
 
 
-def chained(parts: nnx.Dict, x):
+def chained(parts: Any, x):
     """`x` through both parts of a `conv_norm`."""
     return parts["1"](parts["0"](x))
 

@@ -9,6 +9,8 @@ from fip_jax.models.naming import Naming, Options, Shapes
 
 # Of each of the seventeen blocks.
 _STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
+# Of timm's seven stages the first block's index here.
+_FIRST = (1, 2, 4, 7, 11, 14, 17)
 
 
 class InvertedResidual(nnx.Module):
@@ -112,7 +114,3 @@ class MobileNetV2(nnx.Module):
             "last": shapes["features.18.0.weight"][0],
             "channels": channels,
         }
-
-
-# Of timm's seven stages the first block's index here.
-_FIRST = (1, 2, 4, 7, 11, 14, 17)

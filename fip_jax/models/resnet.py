@@ -1,6 +1,7 @@
 """ResNets with the activation after the sum: 18 to 152 layers with both stems, and those of 20 to 110 for CIFAR."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -26,7 +27,7 @@ class Trunk(nnx.Module):
 
     def __init__(
         self,
-        block: Callable[..., nnx.Module],
+        block: Callable[..., Any],
         num_classes: int,
         width: int,
         blocks: Sequence[int],
@@ -37,7 +38,7 @@ class Trunk(nnx.Module):
         self.conv1 = conv(channels, width, stem, 2 if stem > 5 else 1, rngs=rngs)
         a = width
         for index, count in enumerate(blocks):
-            found = []
+            found: list[Any] = []
             for place in range(count):
                 found.append(block(a, width << index, 2 if index and not place else 1, rngs=rngs))
                 a = found[-1].channels

@@ -10,8 +10,8 @@ from flax import nnx
 from fip_jax.models.layers import adaptive_average, conv, flatten_channels_first, max_pool, norm
 from fip_jax.models.naming import Naming, Options, Shapes
 
-# Channels of VGG-19's first stage as 1; 0 is a 2x2 max pooling.
-_NINETEEN = (1, 1, 0, 2, 2, 0, 4, 4, 4, 4, 0, 8, 8, 8, 8, 0, 8, 8, 8, 8, 0)
+# Channels of VGG-19, of which the first stage has 64; 0 is a 2x2 max pooling.
+_NINETEEN = tuple(64 * n for n in (1, 1, 0, 2, 2, 0, 4, 4, 4, 4, 0, 8, 8, 8, 8, 0, 8, 8, 8, 8, 0))
 _POOLED = 7  # height and width that torchvision pools to
 
 
@@ -52,7 +52,7 @@ class Vgg(nnx.Module):
         num_classes: int,
         image_size: int = 32,
         width: int = 64,
-        plan: Sequence[int] = tuple(64 * multiple for multiple in _NINETEEN),
+        plan: Sequence[int] = _NINETEEN,
         batch_norm: int = 1,
         kernels: int = 3,
         linears: Sequence[int] = (),
@@ -63,7 +63,8 @@ class Vgg(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.plan, self.batch_norm, self.linears = tuple(plan), bool(batch_norm), tuple(linears)
-        self.pooled, layers, a = pooled, {}, channels
+        self.pooled, a = pooled, channels
+        layers: dict[str, nnx.Module] = {}
         for index, share in self._places():
             if share:
                 b = share * width // 64
@@ -119,19 +120,19 @@ class Vgg(nnx.Module):
             that the classifier takes.
         """
         convolutions = {int(n.split(".")[1]): s for n, s in shapes.items() if _is_convolution(n, s)}
-        places, last = sorted(convolutions), {}
+        places = sorted(convolutions)
         batch_norm = f"features.{places[0] + 1}.running_mean" in shapes
         first = convolutions[places[0]]
         width = first[0]
-        step, plan = (3 if batch_norm else 2), []
-        for place, following in itertools.pairwise([*places, None]):
-            if convolutions[place][2] != first[2] or first[2] % 2 == 0 or place - (following or place) > 0:
-                raise ValueError("kernels of several sizes")
-            plan.append(64 * convolutions[place][0] // width)
-            if following is not None:
-                if following - place - step not in (0, 1):
-                    raise ValueError("layers that are unknown")
-                plan += [0] * (following - place - step)
+        step = 3 if batch_norm else 2
+        if any(shape[2] != first[2] for shape in convolutions.values()) or first[2] % 2 == 0:
+            raise ValueError("kernels of several sizes")
+        plan = [64 * first[0] // width]
+        for place, following in itertools.pairwise(places):
+            if following - place - step not in (0, 1):
+                raise ValueError("layers that are unknown")
+            plan += [0] * (following - place - step)
+            plan.append(64 * convolutions[following][0] // width)
         last = convolutions[places[-1]]
         linears, widths = _linears(shapes)
         side = math.isqrt(widths[0] // last[0])
