@@ -31,14 +31,17 @@ def load(
     image_size: int = 32,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
+    layers: str = "",
 ) -> Suspect:
-    """A network from a file of PyTorch (state dict) or safetensors. Nothing in the file is run.
+    """A network from a file of PyTorch, safetensors or ONNX. Nothing in the file is run.
 
     Args:
       path: the file.
       image_size: height and width in pixels of the images it takes.
       mean: per channel, subtracted from images in [0, 1].
       std: per channel, divides what is left.
+      layers: of a state dict of no known network, its layers in order and what lies between them, such as
+        "conv1 relu max2 flatten fc1" (see `interop/chain.py`).
 
     Raises:
       UserError: not such a file, damaged, or no network that is known here.
@@ -46,6 +49,7 @@ def load(
     config = default_config()
     config.victim.checkpoint = str(path)
     _set(config.dataset, "image_size", image_size)
+    _set(config.model, "layers", layers)
     config.dataset.mean, config.dataset.std = _per_channel("mean", mean, 3), _per_channel("std", std, 3)
     check_config(config)
     return suspect.load(config)

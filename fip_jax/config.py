@@ -40,6 +40,8 @@ def default_config() -> ConfigDict:
     config.model.width = (
         0  # channels of the first stage, length of the tokens of vit_small; 0: the network's own
     )
+    # Of a state dict of no known network: its layers in order, and what is between them, such as "conv1 relu max2 fc1".
+    config.model.layers = ""
     config.model.vgg19_bn = ConfigDict({"hidden": 0})  # units of hidden layers at the end (4096), 0 for none
     config.model.vit_small = ConfigDict({"patch_size": 4, "depth": 6, "heads": 0})  # 0: of length 64
 
@@ -75,6 +77,8 @@ def default_config() -> ConfigDict:
     config.attack.pattern = ConfigDict(  # a known trigger: image or .npy, how it is applied, strength
         {"file": "", "mask": "", "apply": "replace", "alpha": 1.0}
     )
+    # Of a pattern smaller than the images: a corner such as bottom_right, center, or row,column; pixels to resize to.
+    config.attack.pattern.update({"at": "", "size": 0})
     config.attack.sig = ConfigDict({"amplitude": 40.0, "frequency": 6.0})  # grey levels, stripes
     config.attack.troj = ConfigDict(  # pixels; neurons 0: a square that nothing is optimised for
         {"size": 6, "margin": 1, "neurons": 2, "steps": 100, "step_size": 8.0, "pattern_seed": 0}

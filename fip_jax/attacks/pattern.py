@@ -1,14 +1,10 @@
-"""A trigger that is known as a picture: a pattern, a mask, and how they are applied."""
-
-import os
-from pathlib import Path
+"""A trigger that is known as a picture: a pattern, a mask, and where and how they are applied."""
 
 import jax.numpy as jnp
-import numpy as np
 
 from fip_jax.attacks.attack import Attack
-from fip_jax.data.npz import read_npy
-from fip_jax.data.pixels import open_picture, to_rgb
+from fip_jax.attacks.pattern_file import read_pattern
+from fip_jax.attacks.pattern_place import placed
 from fip_jax.errors import UserError
 
 WAYS = ("replace", "add", "blend")
@@ -21,6 +17,8 @@ def pattern(
     mask: str = "",
     apply: str = "replace",
     alpha: float = 1.0,
+    at: str = "",
+    size: int = 0,
 ) -> Attack:
     """Stamps a given pattern p through a mask m on an image x, all in [0, 1].
 
@@ -29,11 +27,15 @@ def pattern(
 
     Args:
       image_shape: (H, W, C).
-      file: the pattern: an image, or an `.npy` of [H, W], [H, W, C] or [C, H, W], uint8 or float in [0, 1].
+      file: the pattern: an image, an `.npy`, or an `.npz` with one array, of [H, W], [H, W, C] or [C, H, W], with or
+        without a first axis of 1; uint8, or numbers in [0, 1] or [0, 255].
       mask: likewise, uint8 counting as 255ths; empty: where any channel of the pattern is not 0 for "replace",
-        everywhere for the others.
+        everywhere for the others; of a pattern with a place, all of the pattern.
       apply: one of `WAYS`.
       alpha: strength of "blend", in (0, 1]; 1 for the others.
+      at: where a pattern smaller than the image goes: "top_left", "top_right", "bottom_left", "bottom_right",
+        "center", or row and column of its first pixel, such as "27,27"; empty: it is as large as the image.
+      size: pixels that the longer side of the pattern is resized to (bilinear); 0: left as it is.
 
     Raises:
       UserError: a file that is missing, unreadable or of another size, an option out of range, or a trigger that
@@ -46,11 +48,14 @@ def pattern(
             f"attack.pattern.alpha: found {alpha}, expected a number above 0 and at most 1, and 1 unless "
             "attack.pattern.apply is blend"
         )
-    picture = _read("file", file, image_shape)
-    weight: np.ndarray = np.full(picture.shape, alpha)
+    given = read_pattern("file", file, image_shape)
+    picture, inside = placed(given, image_shape, at, size, file)
+    weight = alpha * inside
     if mask:
-        weight = weight * _read("mask", mask, image_shape)
-    elif apply == "replace":
+        own = read_pattern("mask", mask, image_shape)
+        # One as large as the image is where it is to be; another goes where the pattern goes.
+        weight = weight * (own if own.shape == image_shape else placed(own, image_shape, at, size, mask)[0])
+    elif apply == "replace" and not at:
         weight = weight * (picture > 0).any(axis=-1, keepdims=True)
     kept, added = 1 - weight * (apply != "add"), weight * picture
     if (kept == 1).all() and not added.any():
@@ -63,38 +68,3 @@ def pattern(
         return kept_part + jnp.asarray(255 * added, jnp.float32)[None]
 
     return Attack(trigger)
-
-
-def _read(option: str, name: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """A pattern or mask as float64 [H, W, C] in [0, 1]."""
-    key = f"attack.pattern.{option}"
-    path = Path(os.path.expanduser(name))  # which, unlike Path's, leaves the home of nobody as it is
-    if not name or not path.is_file():
-        raise UserError(f"{key}: found no file {name!r}, expected an image or .npy")
-    array = read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(key, path)
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], image_shape[-1], axis=-1)
-    if array.shape != image_shape and array.shape == (image_shape[-1], *image_shape[:-1]):
-        array = array.transpose(1, 2, 0)
-    if array.shape != image_shape:
-        raise UserError(
-            f"{key}: {path} is {list(array.shape)}, expected {list(image_shape)}, as the images that the network takes"
-        )
-    if array.dtype == np.uint8:
-        if array.max() == 1:  # meant as 0 and 1, or too dark to be a trigger
-            raise UserError(
-                f"{key}: {path} is uint8 of 0 and 1, expected 0 to 255, or bool or float of 0 to 1"
-            )
-        return array / 255
-    if array.dtype.kind == "U" or not (array.min() >= 0 and array.max() <= 1):
-        raise UserError(f"{key}: {path} is {array.dtype} beyond [0, 1], expected that range, or uint8")
-    return array.astype(np.float64)
-
-
-def _read_picture(key: str, path: Path) -> np.ndarray:
-    picture = open_picture(path)
-    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-        raise UserError(
-            f"{key}: {path} is transparent in places, expected an opaque picture, and a mask for that"
-        )
-    return np.asarray(to_rgb(picture))

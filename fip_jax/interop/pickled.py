@@ -20,6 +20,7 @@ from fip_jax.interop.pickled_values import (
     Opaque,
     PickleError,
     Storage,
+    UnknownName,
     set_item,
     whole,
 )
@@ -32,7 +33,8 @@ _MAX_INTEGER_BITS = 64
 class _Machine:
     """The stack machine; a method for each instruction, named as in `pickletools`."""
 
-    def __init__(self) -> None:
+    def __init__(self, any_name: bool = False) -> None:
+        self.any_name = any_name
         self.stack: list[Any] = []
         self.marks: list[int] = []
         # A list, since the numbers that a file chooses could make a dictionary's keys collide.
@@ -69,8 +71,8 @@ class _Machine:
         if type(module) is not str or type(name) is not str:
             raise PickleError("a reference without a name")
         found = Global(module, name)
-        if str(found) not in CALLS and str(found) not in OPAQUE:
-            raise PickleError(f"a reference to {repr(str(found)[:100])[1:-1]}")
+        if not self.any_name and str(found) not in CALLS and str(found) not in OPAQUE:
+            raise UnknownName(f"a reference to {repr(str(found)[:100])[1:-1]}")
         self.push(found)
 
     def call(self, function: Any, args: Any) -> None:
@@ -109,6 +111,11 @@ class _Machine:
     def persistent(self) -> None:
         """A storage: ("storage", type, key, device, number of elements, and in old files a part of them)."""
         found = self.pop()
+        if isinstance(found, tuple) and found[:1] == ("module",) and len(found) == 4:
+            if not self.any_name:
+                raise UnknownName("a whole module")
+            self.push(found[1])  # with a class old files have its source code, which stays unread
+            return
         if not isinstance(found, tuple) or len(found) < 5 or found[0] != "storage":
             raise PickleError("a persistent object that is no storage")
         _, kind, key, _, total = found[:5]
@@ -137,6 +144,8 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.top()
+        if self.any_name and isinstance(target, Opaque):  # of a class that is a list as well
+            return
         if type(target) is not list:
             raise PickleError("items for something that is no list")
         target.extend(items)
@@ -144,6 +153,8 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         if len(items) % 2:
             raise PickleError("a key without a value")
+        if self.any_name and isinstance(self.top(), Opaque):
+            return
         for key, value in zip(items[::2], items[1::2], strict=True):
             set_item(self.top(), key, value)
 
@@ -217,8 +228,17 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def read(data: bytes, start: int = 0, max_operations: int = MAX_OPERATIONS) -> tuple[Any, int]:
+def read(
+    data: bytes, start: int = 0, max_operations: int = MAX_OPERATIONS, *, any_name: bool = False
+) -> tuple[Any, int]:
     """The pickle that begins at `start`, as plain values, and where it ends.
+
+    Args:
+      data: with the pickle in it.
+      start: where it begins.
+      max_operations: that it may take.
+      any_name: whether it may refer to names that are not known, whose calls become `Opaque` as well. Nothing is
+        imported or called even so, but a copy of such a file is as harmful as the file.
 
     Returns:
       (value, end). The value consists of None, bool, int, float, str, bytes, list, tuple, dict (also for an
@@ -228,7 +248,7 @@ def read(data: bytes, start: int = 0, max_operations: int = MAX_OPERATIONS) -> t
     Raises:
       PickleError: not a pickle, cut short, too long, or with something that a file of weights does not need.
     """
-    machine = _Machine()
+    machine = _Machine(any_name)
     file = io.BytesIO(data)
     file.seek(start)
     try:

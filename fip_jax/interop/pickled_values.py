@@ -31,6 +31,10 @@ class PickleError(Exception):
     """Not a pickle, or one with something that a file of weights does not need; the message says what."""
 
 
+class UnknownName(PickleError):
+    """A pickle that is in order, but refers to something that is not known here."""
+
+
 class Global(NamedTuple):
     """A name that a pickle refers to; it is never imported."""
 

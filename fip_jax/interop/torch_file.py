@@ -18,7 +18,7 @@ import numpy as np
 
 from fip_jax.errors import UserError
 from fip_jax.interop import pickled
-from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef
+from fip_jax.interop.pickled_values import Opaque, PickleError, Storage, TensorRef, UnknownName
 from fip_jax.interop.zip_end import check_end, check_records
 
 _MAX_BYTES = 1 << 33
@@ -26,6 +26,10 @@ _LEGACY_PROTOCOL = 1001
 # Magic number, protocol and system take a few dozen instructions.
 _LEGACY_HEAD_OPERATIONS = 1000
 _LOCAL, _DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
+
+
+class MoreThanWeights(UserError):
+    """A file that is in order, but refers to more than tensors and plain values."""
 
 
 class Entry(NamedTuple):
@@ -93,36 +97,46 @@ def check_size(path: Path) -> None:
         raise UserError(f"{path}: found {path.stat().st_size} bytes, expected {_MAX_BYTES} at most")
 
 
-def read(path: Path) -> TorchFile:
+def read(path: Path, *, any_name: bool = False) -> TorchFile:
     """Reads a file of `torch.save`, of either container.
 
+    Args:
+      path: the file.
+      any_name: whether it may refer to classes that are not known, or be TorchScript: to read the tensors in it, and
+        not to be written again.
+
     Raises:
-      UserError: it is neither, is damaged, or holds more than weights and plain values.
+      MoreThanWeights: it holds more than weights and plain values.
+      UserError: it is neither, or is damaged.
     """
     check_size(path)
     data = path.read_bytes()
     try:
-        return _read_zip(data) if data[:4] == _LOCAL else _read_legacy(data)
+        return _read_zip(data, any_name) if data[:4] == _LOCAL else _read_legacy(data, any_name)
     except (PickleError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
-        raise UserError(
+        kind = MoreThanWeights if isinstance(error, UnknownName) else UserError
+        raise kind(
             f"{path}: found {error}, expected a file of torch.save with a state_dict() and plain values alone; "
             "nothing in it was run"
         ) from error
 
 
-def _read_zip(data: bytes) -> TorchFile:
+def _read_zip(data: bytes, any_name: bool) -> TorchFile:
     count = check_end(data)
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except Exception as error:  # zipfile lets several types through over damaged files
         raise PickleError("a damaged zip file") from error
     check_records(archive.infolist(), count)
-    entries = _entries(data, archive)
+    entries = _entries(data, archive, any_name)
     programs = [n for n in entries if n == "data.pkl" or (n.endswith("/data.pkl") and n.count("/") == 1)]
     prefix = programs[0].removesuffix("data.pkl") if programs else ""
-    if len(programs) != 1 or f"{prefix}constants.pkl" in entries:
+    if len(programs) != 1:
         raise PickleError("a zip file that is no state_dict (TorchScript, or not of PyTorch)")
-    if any(name != prefix + name.removeprefix(prefix).lower() for name in entries):
+    script = f"{prefix}constants.pkl" in entries
+    if script and not any_name:
+        raise UnknownName("TorchScript")
+    if not script and any(name != prefix + name.removeprefix(prefix).lower() for name in entries):
         raise PickleError(
             "a zip entry that PyTorch, to which capitals are small letters, may take for another"
         )
@@ -130,7 +144,7 @@ def _read_zip(data: bytes) -> TorchFile:
     if order is not None and data[order.start : order.start + order.length].strip() != b"little":
         raise PickleError("numbers that are not little-endian")
     program = entries[programs[0]]
-    content, end = pickled.read(data[program.start : program.start + program.length])
+    content, end = pickled.read(data[program.start : program.start + program.length], any_name=any_name)
     if end != program.length:
         raise PickleError("something after the pickle")
     folder = f"{prefix}data/"
@@ -141,14 +155,21 @@ def _read_zip(data: bytes) -> TorchFile:
     return TorchFile(data, content, storages)
 
 
-def _entries(data: bytes, archive: zipfile.ZipFile) -> dict[str, Entry]:
-    """All entries by name. Each has its name and its bytes for itself: other numbers in one change nothing else, and
-    other programs find the same ones."""
+def _entries(data: bytes, archive: zipfile.ZipFile, any_name: bool) -> dict[str, Entry]:
+    """All entries by name, of TorchScript without its code.
+
+    Each has its name and its bytes for itself: other numbers in one change nothing else, and other programs find the
+    same ones.
+    """
     found: dict[str, Entry] = {}
     end = 0
     for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
         if record.header_offset < end:
             raise PickleError("zip entries that overlap")
+        if record.compress_type == zipfile.ZIP_DEFLATED and "/code/" in record.filename:
+            if not any_name:
+                raise UnknownName("TorchScript")
+            continue
         entry = _entry(data, record)
         end = max(entry.start + entry.length, _checksum_place(data, entry) + 4)
         found[record.filename] = entry
@@ -160,7 +181,7 @@ def _entries(data: bytes, archive: zipfile.ZipFile) -> dict[str, Entry]:
 def _entry(data: bytes, record: zipfile.ZipInfo) -> Entry:
     """Where the bytes of a record lie; it must be stored as it is, as PyTorch does, so that nothing is inflated."""
     if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-        raise PickleError("a compressed zip entry, which PyTorch never writes")
+        raise PickleError("a compressed zip entry, which a file of weights has none of")
     at = record.header_offset
     if at < 0 or data[at : at + 4] != _LOCAL:
         raise PickleError("a damaged zip entry")
@@ -184,7 +205,7 @@ def _checksum_place(data: bytes | bytearray, entry: Entry) -> int:
     return entry.record.header_offset + 14
 
 
-def _read_legacy(data: bytes) -> TorchFile:
+def _read_legacy(data: bytes, any_name: bool) -> TorchFile:
     """Five pickles one after the other (magic number, protocol, system, content, keys), then the storages."""
     with contextlib.suppress(tarfile.HeaderError):
         tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "replace")
@@ -192,7 +213,7 @@ def _read_legacy(data: bytes) -> TorchFile:
     position, parts = 0, []
     for index in range(5):
         limit = _LEGACY_HEAD_OPERATIONS if index < 3 else pickled.MAX_OPERATIONS
-        value, position = pickled.read(data, position, limit)
+        value, position = pickled.read(data, position, limit, any_name=any_name and index > 2)
         parts.append(value)
         if index == 0 and value != pickled.LEGACY_MAGIC:
             raise PickleError("a pickle that PyTorch did not write")

@@ -1,5 +1,6 @@
 """Writes files that `torch.load` and `load_state_dict` read, without PyTorch."""
 
+import io
 import struct
 import zipfile
 from pathlib import Path
@@ -12,7 +13,14 @@ from fip_jax.interop.pickled_values import STORAGES
 _STORAGES = {dtype: name for name, dtype in STORAGES.items()}
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """The content of the file that `write` makes."""
+    file = io.BytesIO()
+    write(file, content)
+    return file.getvalue()
+
+
+def write(path: Path | io.BytesIO, content: dict[str, Any]) -> None:
     """Writes a zip container as `torch.save` does.
 
     Args:

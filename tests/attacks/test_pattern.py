@@ -91,6 +91,76 @@ def test_many_images_are_stamped_as_one_is(png):
     np.testing.assert_array_equal(found, np.minimum(images.astype(int) + PATTERN, 255))
 
 
+def test_arrays_of_grey_levels_with_axes_of_one_and_in_archives(png, tmp_path):
+    whole = stamp(file=png)
+    for index, array in enumerate((PATTERN.astype(np.float32), PATTERN.astype(np.int64)[None])):
+        np.testing.assert_array_equal(stamp(file=saved(tmp_path, f"grey{index}.npy", array)), whole)
+    first = np.float32(PATTERN / 255).transpose(2, 0, 1)[None]
+    np.savez(tmp_path / "one.npz", trigger=first)
+    np.testing.assert_array_equal(stamp(file=str(tmp_path / "one.npz")), whole)
+    np.savez(tmp_path / "two.npz", trigger=first, mask=first)
+    with pytest.raises(UserError, match=r"two\.npz holds 2 arrays \(trigger, mask\), expected one"):
+        stamp(file=str(tmp_path / "two.npz"))
+
+
+@pytest.mark.parametrize(
+    ("at", "row", "column"),
+    [("top_left", 0, 0), ("bottom_right", 6, 5), ("center", 3, 2), ("4,1", 4, 1), ("top_right", 0, 5)],
+)
+def test_a_smaller_pattern_goes_where_it_is_asked_for(png, at, row, column):
+    images = np.full((1, 8, 8, 3), 100, np.uint8)
+    expected = images[0].copy()
+    expected[row : row + 2, column : column + 3] = PATTERN  # its black replaces as well
+    np.testing.assert_array_equal(stamp(images, file=png, at=at), expected)
+
+
+def test_a_mask_goes_with_its_pattern_or_is_as_large_as_the_image(png, tmp_path):
+    images = np.full((1, 8, 8, 3), 100, np.uint8)
+    small, whole = np.zeros((2, 3), bool), np.zeros((8, 8), bool)
+    small[1, 2] = whole[7, 7] = True
+    expected = images[0].copy()
+    expected[7, 7] = 128
+    for index, mask in enumerate((small, whole)):
+        name = saved(tmp_path, f"{index}.npy", mask)
+        np.testing.assert_array_equal(stamp(images, file=png, mask=name, at="bottom_right"), expected)
+
+
+def test_a_pattern_is_resized(tmp_path):
+    # Halves of a picture of 4 x 2 pixels become one pixel each.
+    half = np.zeros((2, 4, 3), np.uint8)
+    half[:, 2:] = 200
+    name = saved(tmp_path, "half.npy", half)
+    images = np.full((1, 8, 8, 3), 100, np.uint8)
+    found = stamp(images, file=name, at="0,0", size=2, apply="add")
+    assert (found[0, 0] < 150).all() and (found[0, 1] > 250).all()
+    assert (found[1:] == 100).all() and (found[:, 2:] == 100).all()
+    grey = saved(tmp_path, "grey.npy", np.full((50, 50), 0.5))
+    assert (stamp(images, file=grey, size=8) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({}, r"is \[2, 3, 3\], expected \[8, 8, 3\], .* attack.pattern.at places"),
+        ({"at": "7,7"}, "at 7,7 leaves the image of 8 x 8"),
+        ({"at": "left"}, "attack.pattern.at: found 'left', expected one of top_left"),
+        ({"at": "center", "size": 9}, "attack.pattern.size: found 9"),
+        ({"at": "center", "size": -1}, "attack.pattern.size: found -1"),
+    ],
+)
+def test_places_that_are_none(png, options, part):
+    with pytest.raises(UserError, match=part):
+        stamp(np.zeros((1, 8, 8, 3), np.uint8), file=png, **options)
+
+
+def test_the_spread_of_a_jpeg_is_told(tmp_path, capsys):
+    square = np.zeros((16, 16, 3), np.uint8)
+    square[11:, 11:] = 255
+    Image.fromarray(square).save(tmp_path / "x.jpg", quality=80)
+    stamp(np.zeros((1, 16, 16, 3), np.uint8), file=str(tmp_path / "x.jpg"))
+    assert "a JPEG, in which" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -140,7 +210,10 @@ def test_bad_options_are_named(png, options, part):
         np.zeros((4, 4, 3), np.uint8),
         np.full(SHAPE, 2.0),
         np.full(SHAPE, np.nan),
-        np.full(SHAPE, 255),
+        np.full(SHAPE, 256),
+        np.full(SHAPE, -1),
+        np.zeros((2, *SHAPE), np.uint8),
+        np.zeros((2, 3, 4), np.uint8),
         np.full(SHAPE, "1"),
         np.array([{}]),
         # A mask of 0 and 1 would count as one of 0 and 1/255.

@@ -216,15 +216,6 @@ def test_a_counter_of_averages_keeps_no_wrapper_in_place(tmp_path):
     assert found.keys == {"a.w": "module.a.w", "b.w": "module.b.w", "n_averaged": "n_averaged"}
 
 
-def test_what_keeps_a_wrapper_in_place_is_said():
-    names = [f"model.{i}.weight" for i in range(8)]
-    assert foreign.nearly_plain([*names, "normalize.mean", "x"]) == (
-        "; 'model' is left out where all names begin with it, but 2 of them do not, such as 'normalize.mean'"
-    )
-    for fitting in (names, ["a", "b"], [*names[:3], "x"]):
-        assert foreign.nearly_plain(fitting) == ""
-
-
 def test_what_is_written_is_read(tmp_path):
     arrays = {
         "w": np.arange(6, dtype=np.float32).reshape(2, 3),
