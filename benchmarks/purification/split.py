@@ -1,0 +1,55 @@
+"""Which networks of the study settings are chosen on, and which only show what the choice is worth.
+
+Written on 2026-11-30, before the first run of the recipe with the suspicious network as a teacher. **No setting, default,
+stopping rule or threshold is chosen by looking at a validation network's rates after purification**; their rates before it
+(is the backdoor there?) are looked at when they are trained. Whoever breaks this moves the network to `DEVELOPMENT`.
+
+Development has every network that rounds of choosing have looked at, and new ones. Networks with the same ending here or
+there come from trainings of their own: none that is kept for validation goes on from weights, and none shares the clean
+images, of a development network of GTSRB or the rendered signs. All of CIFAR-10 that are trained here share one clean set,
+fixed by seed 0 of `clean.fraction`.
+
+The `cifar10/badnets` of earlier versions is gone: it was trained on a lossy copy of the images.
+"""
+
+DATE = "2026-11-30"
+
+# name: what kind of trigger it has
+DEVELOPMENT: dict[str, str] = {
+    "gtsrb/badnets": "patch",
+    "gtsrb/blend": "blended",
+    "gtsrb/sig": "sinusoid",
+    "gtsrb/all_to_all": "all-to-all",
+    "gtsrb/badnets_resnet": "patch",
+    "gtsrb/benign": "benign",
+    "signs/badnets_11": "patch",
+    "signs/badnets_13": "patch",
+    "signs/badnets_14": "patch",
+    "signs/blend_12": "blended",
+    "signs/benign_11": "benign",
+    "ibau/cifar10_badnets": "patch",
+    "ibau/cifar10_trojan_wm": "learnt",
+    "medic/badnet": "patch",
+    "medic/cleanlabel": "clean-label",
+    "cifar10/badnets_wrn": "patch",
+    "cifar10/sig_wrn": "sinusoid",
+}
+
+VALIDATION: dict[str, str] = {
+    "ibau/gtsrb_badnets": "patch",
+    "ibau/gtsrb_trojan_sq": "learnt",
+    "ibau/gtsrb_l0_inv": "learnt",
+    "cifar10/badnets_preact": "patch",
+    "cifar10/blend_preact": "blended",
+    "cifar10/sig_preact": "sinusoid",
+    "cifar10/clb_preact": "clean-label",
+    "cifar10/benign_preact": "benign",
+    "cifar10/all_to_all_preact": "all-to-all",
+    "cifar10/wanet_preact": "warped",
+    "cifar10/bppa_preact": "quantised",
+    "cifar10/cba_preact": "composite",
+    "gtsrb/blend_wrn": "blended",
+    "gtsrb/lira_vgg": "learnt",
+    "gtsrb/dynamic_vgg": "learnt",
+    "signs/cba_vgg": "composite",
+}
