@@ -16,7 +16,7 @@ from fip_jax.evaluate import Rates
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
 
-PLACES = models.Places(Path("/i"), Path("/g"), Path("/d"), Path("/v"))
+PLACES = models.Places(Path("/i"), Path("/m"), Path("/g"), Path("/d"), Path("/v"))
 
 
 def row(run, **rates):

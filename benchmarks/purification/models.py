@@ -1,4 +1,4 @@
-"""The networks of the study: I-BAU's published ones, and victims that are trained here.
+"""The networks of the study: those that I-BAU and MEDIC published, and victims that are trained here.
 
 Each is a config as the command line would make it, so that every row can be repeated by hand.
 """
@@ -22,6 +22,7 @@ class Places(NamedTuple):
     """Where data and networks lie: folders."""
 
     ibau: Path  # I-BAU's published files and triggers
+    medic: Path  # MEDIC's
     gtsrb: Path  # the three official archives
     data: Path  # prepared data sets of TFDS, CIFAR-10 among them
     victims: Path  # where networks are trained, unless they are kept
@@ -38,6 +39,9 @@ def places(arguments: argparse.Namespace) -> Places:
     return Places(*(getattr(arguments, name).absolute() for name in Places._fields))
 
 
+_GRID = {"file": "grid.png", "mask": "grid_mask.npy", "target": 5}
+
+# name, of which the part before the slash is a place: data set, file, trigger
 PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ibau/gtsrb_badnets": ("gtsrb", "gtsrbbadnets_8_02_ckpt.pth", {"badnets": True, "target": 8}),
     "ibau/gtsrb_trojan_sq": ("gtsrb", "gtsrbtrojan_sq_2_02_ckpt.pth", {"file": "trojan_sq.png", "target": 2}),
@@ -48,8 +52,14 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "ibau/cifar10_badnets": ("cifar10", "badnets_8_02_ckpt.pth", {"badnets": True, "target": 8}),
     "ibau/cifar10_trojan_wm": ("cifar10", "trojan_wm_2_02_ckpt.pth", {"file": "trojan_wm.png", "target": 2}),
+    "medic/badnet": ("cifar10", "badnet.pth.tar", _GRID),
+    "medic/cleanlabel": ("cifar10", "cleanlabel.pth.tar", _GRID),
 }
 
+_WRN = {"model.name": "wrn_16_1", "model.width": 32}
+_PREACT = {"model.name": "preact_resnet18", "model.width": 16}
+
+# name: data set, what differs from its config. Those of CIFAR-10 are trained by `train_victims.py`.
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/badnets": ("gtsrb", {"attack.name": "badnets"}),
     "gtsrb/blend": ("gtsrb", {"attack.name": "blend"}),
@@ -59,7 +69,34 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         "gtsrb",
         {"attack.name": "badnets", "model.name": "preact_resnet18", "model.width": 16},
     ),
-    "cifar10/badnets": ("cifar10", {"attack.name": "badnets"}),
+    "cifar10/badnets_wrn": ("cifar10", {**_WRN, "attack.name": "badnets"}),
+    "cifar10/sig_wrn": ("cifar10", {**_WRN, "attack.name": "sig"}),
+    "cifar10/badnets_preact": ("cifar10", {**_PREACT, "attack.name": "badnets"}),
+    "cifar10/blend_preact": ("cifar10", {**_PREACT, "attack.name": "blend"}),
+    "cifar10/sig_preact": ("cifar10", {**_PREACT, "attack.name": "sig"}),
+    "cifar10/clb_preact": (
+        "cifar10",
+        {**_PREACT, "attack.name": "clb", "attack.clb.steps": 12, "attack.clb.step_size": 3.0},
+    ),
+    "cifar10/wanet_preact": (
+        "cifar10",
+        {
+            **_PREACT,
+            "attack.name": "wanet",
+            "attack.poison_rate": 0.15,
+            "attack.wanet.cover_rate": 1.0,
+            "attack.wanet.strength": 1.0,
+        },
+    ),
+    "cifar10/bppa_preact": ("cifar10", {**_PREACT, "attack.name": "bppa", "attack.poison_rate": 0.2}),
+    "cifar10/cba_preact": (
+        "cifar10",
+        {**_PREACT, "attack.name": "cba", "attack.cba.first": 8, "attack.cba.second": 7},
+    ),
+    "cifar10/all_to_all_preact": (
+        "cifar10",
+        {**_PREACT, "attack.name": "badnets", "attack.mode": "all_to_all", "attack.poison_rate": 0.2},
+    ),
     "signs/badnets_11": ("signs", {"seed": 11}),
     "signs/badnets_13": ("signs", {"seed": 13}),
     "signs/badnets_14": ("signs", {"seed": 14}),
@@ -70,6 +107,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
 BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/benign": ("gtsrb", {"attack.name": "none"}),
     "signs/benign_11": ("signs", {"seed": 11, "attack.name": "none"}),
+    "cifar10/benign_preact": ("cifar10", {**_PREACT, "attack.name": "none"}),
 }
 
 MODELS = (*PUBLISHED, *TRAINED)
@@ -81,19 +119,23 @@ KEPT = Path(__file__).parent / "victims"
 def config_of(name: str, places: Places) -> ConfigDict:
     """The config of a network in `MODELS` or `BENIGN`; what `victim.checkpoint` names may have yet to be trained."""
     if name in PUBLISHED:
-        config = _published(*PUBLISHED[name], places)
+        config = _published(*PUBLISHED[name], getattr(places, name.split("/")[0]), places)
     else:
-        config = _trained(name, places)
-        config.victim.checkpoint = str(KEPT / f"{name.replace('/', '_')}.safetensors")
+        config = config_to_train(name, places.data, places.gtsrb)
+        config.victim.checkpoint = str(kept(name))
     return config
+
+
+def kept(name: str) -> Path:
+    """Where a network of `TRAINED` or `BENIGN` is kept."""
+    return KEPT / f"{name.replace('/', '_')}.safetensors"
 
 
 def train(name: str, places: Places) -> None:
     """Trains a network in `TRAINED` or `BENIGN`, or goes on with it, and keeps it."""
-    kept = Path(config_of(name, places).victim.checkpoint)
-    if kept.exists():
+    if kept(name).exists():
         return
-    config = _trained(name, places)
+    config = config_to_train(name, places.data, places.gtsrb)
     # Only what the training reads: a victim outlives changes to the defences.
     read = {part: config[part].to_dict() for part in ("dataset", "model", "attack", "victim", "clean")}
     workdir = Workdir(places.victims / name.replace("/", "_"), read | {"seed": config.seed})
@@ -103,14 +145,14 @@ def train(name: str, places: Places) -> None:
     fresh = suspect.build(describe(config, len(material.class_names)), config.seed)
     victim = suspect.train(config, fresh, material.training, workdir, lambda _: {})
     workdir.close()
-    write_whole(kept, to_safetensors(to_torch(victim.params, victim.model_state)))
+    write_whole(kept(name), to_safetensors(to_torch(victim.params, victim.model_state)))
 
 
-def _published(dataset: str, file: str, attack: dict[str, Any], places: Places) -> ConfigDict:
+def _published(dataset: str, file: str, attack: dict[str, Any], folder: Path, places: Places) -> ConfigDict:
     config = checkpoint.get_config()
-    config.victim.checkpoint = str(places.ibau / file)
+    config.victim.checkpoint = str(folder / file)
     config.clean.source = "test"
-    _set_data(config, dataset, places)
+    _set_data(config, dataset, places.data, places.gtsrb)
     # As many images as 1 % of the training set would be.
     config.clean.fraction = {"gtsrb": 0.031, "cifar10": 0.05}[dataset]
     config.attack.target = attack["target"]
@@ -119,30 +161,35 @@ def _published(dataset: str, file: str, attack: dict[str, Any], places: Places) 
         config.attack.badnets.update({"size": 4, "margin": 1})
     else:
         config.attack.name = "pattern"
-        config.attack.pattern.file = str(places.ibau / attack["file"])
-        config.attack.pattern.mask = str(places.ibau / attack["mask"]) if "mask" in attack else ""
+        config.attack.pattern.file = str(folder / attack["file"])
+        config.attack.pattern.mask = str(folder / attack["mask"]) if "mask" in attack else ""
         config.attack.pattern.apply = "replace" if "mask" in attack else "add"
     return config
 
 
-def _trained(name: str, places: Places) -> ConfigDict:
+def config_to_train(name: str, data: Path, archives: Path = Path()) -> ConfigDict:
+    """The config that a network of `TRAINED` or `BENIGN` is trained with; `archives` are GTSRB's."""
     dataset, changes = (TRAINED | BENIGN)[name]
-    config = {
+    config: ConfigDict = {
         "gtsrb": lambda: gtsrb.get_config("cpu"),
         "cifar10": lambda: cifar10.get_config("cpu"),
         "signs": quickstart.get_config,
     }[dataset]()
-    _set_data(config, dataset, places)
+    _set_data(config, dataset, data, archives)
     config.model.width = 16
-    config.victim.epochs = {"gtsrb": 6, "cifar10": 10, "signs": 5}[dataset]
+    if dataset == "cifar10":
+        config.dataset.crop_padding = 2
+        config.clean.fraction = 500 / 36000
+    else:
+        config.victim.epochs = {"gtsrb": 6, "signs": 5}[dataset]
     for key, value in changes.items():
         config.update_from_flattened_dict({key: value})
     return config
 
 
-def _set_data(config: ConfigDict, dataset: str, places: Places) -> None:
+def _set_data(config: ConfigDict, dataset: str, data: Path, archives: Path) -> None:
     config.dataset.name = {"signs": "rendered_signs"}.get(dataset, dataset)
     config.dataset.flip = dataset == "cifar10"
     if dataset != "signs":
-        config.dataset.data_dir = str(places.data)
-        config.dataset.manual_dir = str(places.gtsrb) if dataset == "gtsrb" else ""
+        config.dataset.data_dir = str(data)
+        config.dataset.manual_dir = str(archives) if dataset == "gtsrb" else ""

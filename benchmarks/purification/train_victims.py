@@ -1,0 +1,207 @@
+"""Trains the study's victims of CIFAR-10 with PyTorch, in bfloat16: on a CPU that has it, in a seventh of the time of the
+project's own training, whose triggers, splits and poisoned images these are.
+
+    python -m benchmarks.purification.train_victims --data=DIR --victims=runs/victims cifar10/badnets_wrn cifar10/sig_wrn
+
+Half a schedule on clean images, the base, is shared by the networks of one architecture: learning rate up and half of the
+way down, first on images of 24 pixels. Each victim goes on from there, on its own poisoned images, while the learning rate
+falls to 0. CLB's images are made hard for the benign network, which is trained before. A killed run goes on at the
+epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest in float32.
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.purification import models
+from benchmarks.pytorch_networks import PreActBlock, ResNet, WideResNet16
+from fip_jax.attacks.check import attack_rate
+from fip_jax.attacks.poison import choose
+from fip_jax.data.split import Split
+from fip_jax.interop.foreign import to_safetensors
+from fip_jax.material import Material, prepare, with_poison
+from fip_jax.progress import console
+from fip_jax.workdir import write_whole
+
+BATCH = 128
+PEAK = 0.15  # learning rate
+DECAY = 5e-4  # of kernels
+BASE_SIZES = (24, 24, 24, 24, 24, 32, 32)  # pixels, an epoch each
+VICTIM_SIZES = (32,) * 5
+RISE = 1.5  # epochs until the peak
+
+
+class Stage(NamedTuple):
+    """A part of a training: its name, images, what it goes on from, the pixels of each epoch, and the epochs before."""
+
+    name: str
+    split: Split
+    start: dict[str, torch.Tensor] | None
+    sizes: tuple[int, ...]
+    before: float
+
+
+def learning_rate(epoch: float) -> float:
+    """Up to `PEAK` and down to 0 over both parts, in straight lines."""
+    end = len(BASE_SIZES) + len(VICTIM_SIZES)
+    return PEAK * min(epoch / RISE, (end - epoch) / (end - RISE))
+
+
+def network(config: ConfigDict) -> nn.Module:
+    """The network of a config, for normalised images in channels-last layout."""
+    width = config.model.width
+    made = {
+        "wrn_16_1": lambda: WideResNet16(10, width),
+        "preact_resnet18": lambda: ResNet(10, width, PreActBlock, False),
+    }[config.model.name]()
+    return made.to(memory_format=torch.channels_last)
+
+
+def to_tensor(images: np.ndarray, config: ConfigDict) -> torch.Tensor:
+    """uint8 `[N, H, W, 3]` as normalised float32 `[N, 3, H, W]`, channels last."""
+    mean, std = (torch.tensor(config.dataset[key]).view(3, 1, 1) for key in ("mean", "std"))
+    found = (torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+def augment(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 images `[N, H, W, 3]`, shifted by up to `padding` pixels each way, zeros coming in, half of them mirrored."""
+    count, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows = rng.integers(0, 2 * padding + 1, (count, 1)) + np.arange(height)
+    columns = rng.integers(0, 2 * padding + 1, (count, 1)) + np.arange(width)
+    columns = np.where(rng.random((count, 1)) < 0.5, columns[:, ::-1], columns)
+    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def train(config: ConfigDict, stage: Stage, work: Path) -> dict[str, torch.Tensor]:
+    """Goes through a stage, or on with it, and returns the state dict."""
+    torch.manual_seed(config.seed)
+    net = network(config)
+    if stage.start is not None:
+        net.load_state_dict(stage.start)
+    kernels = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in net.parameters() if parameter.ndim == 1]
+    groups = [{"params": kernels, "weight_decay": DECAY}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, PEAK, momentum=0.9, nesterov=True)
+    path, first = work / f"{stage.name}.pt", 0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["epochs"]
+    for epoch in range(first, len(stage.sizes)):
+        started = time.perf_counter()
+        loss = _epoch(config, net, optimizer, stage, epoch)
+        state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epoch + 1}
+        torch.save(state, work / "next.pt")
+        (work / "next.pt").replace(path)
+        seconds = time.perf_counter() - started
+        console.print(f"{stage.name} epoch {epoch + 1}: loss {loss:.3f}, {seconds:.0f} s", markup=False)
+    return copy.deepcopy(net.state_dict())
+
+
+def _epoch(
+    config: ConfigDict, net: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, epoch: int
+) -> float:
+    """One pass over the images; returns the mean loss."""
+    images, labels = stage.split.images, torch.tensor(stage.split.labels, dtype=torch.long)
+    rng = np.random.default_rng([config.seed, epoch, len(stage.name), *stage.name.encode()])
+    order, size = rng.permutation(len(labels)), stage.sizes[epoch]
+    steps, total = len(labels) // BATCH, 0.0
+    net.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage.before + epoch + step / steps)
+        at = order[step * BATCH : (step + 1) * BATCH]
+        batch = to_tensor(augment(images[at], config.dataset.crop_padding, rng), config)
+        if size != images.shape[1]:
+            batch = functional.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = functional.cross_entropy(net(batch).float(), labels[torch.from_numpy(at)])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / steps
+
+
+def hardened(config: ConfigDict, net: nn.Module, material: Material) -> dict[str, np.ndarray]:
+    """CLB's state: the images to poison, made hard for a benign network by PGD as in `attacks/clb.py`."""
+    training, goal, attack = material.training, material.goal, material.attack
+    assert training is not None and goal is not None and attack is not None
+    chosen = choose(training.labels, True, goal, attack_rate(config, attack), config.seed)
+    part, options, hard = training.take(chosen), config.attack.clb, []
+    std = torch.tensor(config.dataset.std).view(3, 1, 1)
+    mean = torch.tensor(config.dataset.mean).view(3, 1, 1)
+    net.eval()
+    for first in range(0, len(chosen), BATCH):
+        start = torch.tensor(part.images[first : first + BATCH]).permute(0, 3, 1, 2).float()
+        labels = torch.tensor(part.labels[first : first + BATCH], dtype=torch.long)
+        low, high = (start - options.epsilon).clip(min=0), (start + options.epsilon).clip(max=255)
+        current = start.clone()
+        for _ in range(options.steps):
+            current.requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = net(((current / 255 - mean) / std).contiguous(memory_format=torch.channels_last))
+            (slope,) = torch.autograd.grad(functional.cross_entropy(logits.float(), labels), current)
+            current = (current.detach() + options.step_size * slope.sign()).clamp(low, high)
+        hard.append(current.round().permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    return {"indices": chosen.astype(np.int32), "images": np.concatenate(hard)}
+
+
+def make(name: str, data: Path, work: Path) -> None:
+    """Trains a network of `models.TRAINED` or `BENIGN`, and keeps it."""
+    config = models.config_to_train(name, data)
+    material = prepare(config)
+    assert material.training is not None
+    kind = config.model.name
+    clean = material.training
+    if material.poisoned is not None:
+        clean = prepare(_benign(config)).training or clean
+    base = train(config, Stage(f"base_{kind}", clean, None, BASE_SIZES, 0), work)
+    if config.attack.name == "clb":
+        benign = network(config)
+        stage = Stage(f"cifar10_benign_{kind.partition('_')[0]}", clean, base, VICTIM_SIZES, len(BASE_SIZES))
+        benign.load_state_dict(train(config, stage, work))
+        material = material._replace(attack_state=hardened(config, benign, material))
+    if material.attack is not None and material.poisoned is None:
+        material = with_poison(material, config)
+    assert material.training is not None
+    stage = Stage(name.replace("/", "_"), material.training, base, VICTIM_SIZES, len(BASE_SIZES))
+    found = {key: value.numpy() for key, value in train(config, stage, work).items() if value.ndim}
+    halved = {key: array.astype(np.float16) if array.ndim > 1 else array for key, array in found.items()}
+    write_whole(models.kept(name), to_safetensors(halved))
+
+
+def _benign(config: ConfigDict) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.attack.name = "none"
+    return changed
+
+
+def main() -> None:
+    """Trains those that are not kept yet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    names = [name for name in (*models.TRAINED, *models.BENIGN) if name.startswith("cifar10/")]
+    parser.add_argument("names", nargs="+", choices=names)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 as TFDS prepares it")
+    parser.add_argument("--victims", type=Path, required=True, help="folder for what is half done")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.victims.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names:
+        if not models.kept(name).exists():
+            make(name, arguments.data, arguments.victims)
+
+
+if __name__ == "__main__":
+    main()
