@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.pytorch_networks import BasicBlock, PreActBlock, ResNet, SmallVgg, WideResNet16, conv
 

@@ -1,13 +1,13 @@
 """Which networks of the study settings are chosen on, and which only show what the choice is worth.
 
-Written on 2026-11-30, before the first run of the recipe with the suspicious network as a teacher. **No setting, default,
-stopping rule or threshold is chosen by looking at a validation network's rates after purification**; their rates before it
-(is the backdoor there?) are looked at when they are trained. Whoever breaks this moves the network to `DEVELOPMENT`.
+Written on 2026-11-30, before the first run of the recipe with the suspicious network as a teacher. **No setting,
+default, stopping rule or threshold is chosen by looking at a validation network's rates after purification**; its
+rates before (is the backdoor there?) are looked at when it is trained. Whoever breaks this moves the network to
+`DEVELOPMENT`.
 
-Development has every network that rounds of choosing have looked at, and new ones. Networks with the same ending here or
-there come from trainings of their own: none that is kept for validation goes on from weights, and none shares the clean
-images, of a development network of GTSRB or the rendered signs. All of CIFAR-10 that are trained here share one clean set,
-fixed by seed 0 of `clean.fraction`.
+Development has every network that earlier rounds of choosing looked at, and new ones. A network for validation is
+of another training, with other weights, than any for development; of GTSRB and the rendered signs, of other clean
+images, too. All networks of CIFAR-10 that are trained here have the same 500 clean images, those of seed 0.
 
 The `cifar10/badnets` of earlier versions is gone: it was trained on a lossy copy of the images.
 """

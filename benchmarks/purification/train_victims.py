@@ -1,12 +1,13 @@
-"""Trains the study's victims of CIFAR-10 with PyTorch, in bfloat16: on a CPU that has it, in a seventh of the time of the
-project's own training, whose triggers, splits and poisoned images these are.
+"""Trains the study's victims of CIFAR-10 with PyTorch, in bfloat16.
 
-    python -m benchmarks.purification.train_victims --data=DIR --victims=runs/victims cifar10/badnets_wrn cifar10/sig_wrn
+    python -m benchmarks.purification.train_victims --data=DIR --victims=runs/victims cifar10/badnets_wrn
 
-Half a schedule on clean images, the base, is shared by the networks of one architecture: learning rate up and half of the
-way down, first on images of 24 pixels. Each victim goes on from there, on its own poisoned images, while the learning rate
-falls to 0. CLB's images are made hard for the benign network, which is trained before. A killed run goes on at the
-epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest in float32.
+On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
+the project's. Half a schedule on clean images, the base, is shared by the networks of one architecture: learning
+rate up and half of the way down, first on images of 24 pixels. Each victim goes on from there, on its own poisoned
+images, while the learning rate falls to 0. CLB's images are made hard for the benign network, which is trained
+before. A killed run goes on at the epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest
+in float32.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def to_tensor(images: np.ndarray, config: ConfigDict) -> torch.Tensor:
 
 
 def augment(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 images `[N, H, W, 3]`, shifted by up to `padding` pixels each way, zeros coming in, half of them mirrored."""
+    """uint8 images `[N, H, W, 3]`, shifted by up to `padding` pixels each way, half of them mirrored."""
     count, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = rng.integers(0, 2 * padding + 1, (count, 1)) + np.arange(height)
@@ -102,8 +103,8 @@ def train(config: ConfigDict, stage: Stage, work: Path) -> dict[str, torch.Tenso
         started = time.perf_counter()
         loss = _epoch(config, net, optimizer, stage, epoch)
         state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epoch + 1}
-        torch.save(state, work / "next.pt")
-        (work / "next.pt").replace(path)
+        torch.save(state, path.with_suffix(".next"))
+        path.with_suffix(".next").replace(path)
         seconds = time.perf_counter() - started
         console.print(f"{stage.name} epoch {epoch + 1}: loss {loss:.3f}, {seconds:.0f} s", markup=False)
     return copy.deepcopy(net.state_dict())
