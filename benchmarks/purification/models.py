@@ -4,6 +4,7 @@ Each is a config as the command line would make it, so that every row can be rep
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import checkpoint, cifar10, gtsrb, quickstart
 from fip_jax import suspect
 from fip_jax.description import describe
+from fip_jax.implant import implant
 from fip_jax.interop.foreign import to_safetensors
 from fip_jax.interop.state_dict import to_torch
 from fip_jax.material import prepare
@@ -59,7 +61,8 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
 _WRN = {"model.name": "wrn_16_1", "model.width": 32}
 _PREACT = {"model.name": "preact_resnet18", "model.width": 16}
 
-# name: data set, what differs from its config. Those of CIFAR-10 are trained by `train_victims.py`.
+# name: data set, what differs from its config. `train_victims.py` trains those of CIFAR-10, and of GTSRB those with a
+# seed; the others are trained by `train`.
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/badnets": ("gtsrb", {"attack.name": "badnets"}),
     "gtsrb/blend": ("gtsrb", {"attack.name": "blend"}),
@@ -69,6 +72,13 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         "gtsrb",
         {"attack.name": "badnets", "model.name": "preact_resnet18", "model.width": 16},
     ),
+    "gtsrb/sig_31": ("gtsrb", {"seed": 31, "attack.name": "sig", "attack.clean_label_rate": 896 / 1290}),
+    "gtsrb/blend_wrn": (
+        "gtsrb",
+        {"seed": 32, "model.name": "wrn_16_1", "attack.name": "blend", "attack.blend.pattern_seed": 1},
+    ),
+    "signs/lira_21": ("signs", {"seed": 21, "attack.name": "lira"}),
+    "signs/dynamic_22": ("signs", {"seed": 22, "attack.name": "dynamic", "victim.epochs": 12}),
     "cifar10/badnets_wrn": ("cifar10", {**_WRN, "attack.name": "badnets"}),
     "cifar10/sig_wrn": ("cifar10", {**_WRN, "attack.name": "sig"}),
     "cifar10/badnets_preact": ("cifar10", {**_PREACT, "attack.name": "badnets"}),
@@ -107,6 +117,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
 BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/benign": ("gtsrb", {"attack.name": "none"}),
     "signs/benign_11": ("signs", {"seed": 11, "attack.name": "none"}),
+    "gtsrb/benign_33": ("gtsrb", {"seed": 33, "attack.name": "none"}),
     "cifar10/benign_preact": ("cifar10", {**_PREACT, "attack.name": "none"}),
 }
 
@@ -123,6 +134,7 @@ def config_of(name: str, places: Places) -> ConfigDict:
     else:
         config = config_to_train(name, places.data, places.gtsrb)
         config.victim.checkpoint = str(kept(name))
+        config.attack.state = str(_trigger(name)) if _trigger(name).exists() else ""
     return config
 
 
@@ -132,7 +144,7 @@ def kept(name: str) -> Path:
 
 
 def train(name: str, places: Places) -> None:
-    """Trains a network in `TRAINED` or `BENIGN`, or goes on with it, and keeps it."""
+    """Trains a network in `TRAINED` or `BENIGN`, or goes on with it, and keeps it, and its trigger if it is learnt."""
     if kept(name).exists():
         return
     config = config_to_train(name, places.data, places.gtsrb)
@@ -140,12 +152,18 @@ def train(name: str, places: Places) -> None:
     read = {part: config[part].to_dict() for part in ("dataset", "model", "attack", "victim", "clean")}
     workdir = Workdir(places.victims / name.replace("/", "_"), read | {"seed": config.seed})
     material = prepare(config)
-    assert material.training is not None
     workdir.begin()
     fresh = suspect.build(describe(config, len(material.class_names)), config.seed)
-    victim = suspect.train(config, fresh, material.training, workdir, lambda _: {})
+    victim, material = implant(config, fresh, material, workdir, lambda *_: {})
     workdir.close()
+    if material.attack is not None and material.attack.learns_trigger:
+        shutil.copytree(workdir.path / "attack", _trigger(name), dirs_exist_ok=True)
     write_whole(kept(name), to_safetensors(to_torch(victim.params, victim.model_state)))
+
+
+def _trigger(name: str) -> Path:
+    """Where the learnt trigger of a network in `TRAINED` is kept."""
+    return kept(name).with_suffix(".attack")
 
 
 def _published(dataset: str, file: str, attack: dict[str, Any], folder: Path, places: Places) -> ConfigDict:

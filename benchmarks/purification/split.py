@@ -48,8 +48,9 @@ VALIDATION: dict[str, str] = {
     "cifar10/wanet_preact": "warped",
     "cifar10/bppa_preact": "quantised",
     "cifar10/cba_preact": "composite",
+    "gtsrb/sig_31": "sinusoid",
     "gtsrb/blend_wrn": "blended",
-    "gtsrb/lira_vgg": "learnt",
-    "gtsrb/dynamic_vgg": "learnt",
-    "signs/cba_vgg": "composite",
+    "gtsrb/benign_33": "benign",
+    "signs/lira_21": "learnt",
+    "signs/dynamic_22": "learnt",
 }

@@ -1,17 +1,17 @@
-"""Trains the study's victims of CIFAR-10 with PyTorch, in bfloat16.
+r"""Trains victims of the study with PyTorch, in bfloat16.
 
-    python -m benchmarks.purification.train_victims --data=DIR --victims=runs/victims cifar10/badnets_wrn
+    python -m benchmarks.purification.train_victims --data=DIR --gtsrb=DIR --victims=runs/victims \
+        cifar10/badnets_wrn cifar10/sig_wrn
 
 On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
-the project's. Half a schedule on clean images, the base, is shared by the networks of one architecture: learning
-rate up and half of the way down, first on images of 24 pixels. Each victim goes on from there, on its own poisoned
-images, while the learning rate falls to 0. CLB's images are made hard for the benign network, which is trained
-before. A killed run goes on at the epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest
-in float32.
+the project's. Of CIFAR-10 half a schedule on clean images, the base, is shared by the networks of one architecture:
+learning rate up and half of the way down, first on images of 24 pixels. Each victim goes on from there, on its own
+poisoned images, while the learning rate falls to 0. CLB's images are made hard for the benign network, which is
+trained before. A killed run goes on at the epoch it was in. What comes out lies in `victims/`: kernels in float16,
+the rest in float32.
 """
 
 import argparse
-import copy
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.purification import models
-from benchmarks.pytorch_networks import PreActBlock, ResNet, WideResNet16
+from benchmarks.pytorch_networks import PreActBlock, ResNet, SmallVgg, WideResNet16
 from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import choose
 from fip_jax.data.split import Split
@@ -41,27 +41,37 @@ RISE = 1.5  # epochs until the peak
 
 
 class Stage(NamedTuple):
-    """A part of a training: its name, images, what it goes on from, the pixels of each epoch, and the epochs before."""
+    """A part of a training, or the whole.
+
+    Attributes:
+      name: of its file.
+      split: images.
+      sizes: pixels of the images in each epoch.
+      start: the state dict that it goes on from; None for fresh weights.
+      before: epochs before this stage.
+      after: epochs to come.
+    """
 
     name: str
     split: Split
-    start: dict[str, torch.Tensor] | None
     sizes: tuple[int, ...]
-    before: float
+    start: dict[str, torch.Tensor] | None = None
+    before: int = 0
+    after: int = 0
+
+    def learning_rate(self, epoch: float) -> float:
+        """Up to `PEAK` and down to 0 over the whole training, in straight lines."""
+        epoch, end = self.before + epoch, self.before + len(self.sizes) + self.after
+        return PEAK * min(epoch / RISE, (end - epoch) / (end - RISE))
 
 
-def learning_rate(epoch: float) -> float:
-    """Up to `PEAK` and down to 0 over both parts, in straight lines."""
-    end = len(BASE_SIZES) + len(VICTIM_SIZES)
-    return PEAK * min(epoch / RISE, (end - epoch) / (end - RISE))
-
-
-def network(config: ConfigDict) -> nn.Module:
+def network(config: ConfigDict, num_classes: int) -> nn.Module:
     """The network of a config, for normalised images in channels-last layout."""
     width = config.model.width
     made = {
-        "wrn_16_1": lambda: WideResNet16(10, width),
-        "preact_resnet18": lambda: ResNet(10, width, PreActBlock, False),
+        "small_vgg": lambda: SmallVgg(num_classes, width),
+        "wrn_16_1": lambda: WideResNet16(num_classes, width),
+        "preact_resnet18": lambda: ResNet(num_classes, width, PreActBlock, False),
     }[config.model.name]()
     return made.to(memory_format=torch.channels_last)
 
@@ -83,10 +93,10 @@ def augment(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.nd
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def train(config: ConfigDict, stage: Stage, work: Path) -> dict[str, torch.Tensor]:
-    """Goes through a stage, or on with it, and returns the state dict."""
+def train(config: ConfigDict, stage: Stage, work: Path) -> nn.Module:
+    """Goes through a stage, or on with it, and returns the network."""
     torch.manual_seed(config.seed)
-    net = network(config)
+    net = network(config, int(stage.split.labels.max()) + 1)
     if stage.start is not None:
         net.load_state_dict(stage.start)
     kernels = [parameter for parameter in net.parameters() if parameter.ndim > 1]
@@ -107,7 +117,7 @@ def train(config: ConfigDict, stage: Stage, work: Path) -> dict[str, torch.Tenso
         path.with_suffix(".next").replace(path)
         seconds = time.perf_counter() - started
         console.print(f"{stage.name} epoch {epoch + 1}: loss {loss:.3f}, {seconds:.0f} s", markup=False)
-    return copy.deepcopy(net.state_dict())
+    return net
 
 
 def _epoch(
@@ -121,7 +131,7 @@ def _epoch(
     net.train()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage.before + epoch + step / steps)
+            group["lr"] = stage.learning_rate(epoch + step / steps)
         at = order[step * BATCH : (step + 1) * BATCH]
         batch = to_tensor(augment(images[at], config.dataset.crop_padding, rng), config)
         if size != images.shape[1]:
@@ -159,49 +169,57 @@ def hardened(config: ConfigDict, net: nn.Module, material: Material) -> dict[str
     return {"indices": chosen.astype(np.int32), "images": np.concatenate(hard)}
 
 
-def make(name: str, data: Path, work: Path) -> None:
+def make(name: str, data: Path, archives: Path, work: Path) -> None:
     """Trains a network of `models.TRAINED` or `BENIGN`, and keeps it."""
-    config = models.config_to_train(name, data)
+    config = models.config_to_train(name, data, archives)
     material = prepare(config)
     assert material.training is not None
-    kind = config.model.name
-    clean = material.training
-    if material.poisoned is not None:
-        clean = prepare(_benign(config)).training or clean
-    base = train(config, Stage(f"base_{kind}", clean, None, BASE_SIZES, 0), work)
+    stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs)
+    if config.dataset.name == "cifar10":
+        stage = second_half(config, stage, work)
     if config.attack.name == "clb":
-        benign = network(config)
-        stage = Stage(f"cifar10_benign_{kind.partition('_')[0]}", clean, base, VICTIM_SIZES, len(BASE_SIZES))
-        benign.load_state_dict(train(config, stage, work))
-        material = material._replace(attack_state=hardened(config, benign, material))
+        benign = stage._replace(
+            name=f"cifar10_benign_{config.model.name.partition('_')[0]}", split=_clean(config)
+        )
+        material = material._replace(attack_state=hardened(config, train(config, benign, work), material))
     if material.attack is not None and material.poisoned is None:
         material = with_poison(material, config)
     assert material.training is not None
-    stage = Stage(name.replace("/", "_"), material.training, base, VICTIM_SIZES, len(BASE_SIZES))
-    found = {key: value.numpy() for key, value in train(config, stage, work).items() if value.ndim}
-    halved = {key: array.astype(np.float16) if array.ndim > 1 else array for key, array in found.items()}
+    state = train(config, stage._replace(split=material.training), work).state_dict()
+    arrays = {key: value.numpy() for key, value in state.items() if value.ndim}
+    halved = {key: array.astype(np.float16) if array.ndim > 1 else array for key, array in arrays.items()}
     write_whole(models.kept(name), to_safetensors(halved))
 
 
-def _benign(config: ConfigDict) -> ConfigDict:
+def second_half(config: ConfigDict, stage: Stage, work: Path) -> Stage:
+    """The stage as it goes on from the base, which is trained first."""
+    base = Stage(f"base_{config.model.name}", _clean(config), BASE_SIZES, after=len(VICTIM_SIZES))
+    start = train(config, base, work).state_dict()
+    return stage._replace(start=start, sizes=VICTIM_SIZES, before=len(BASE_SIZES))
+
+
+def _clean(config: ConfigDict) -> Split:
+    """The training images of a config without its attack."""
     changed = config.copy_and_resolve_references()
     changed.attack.name = "none"
-    return changed
+    training = prepare(changed).training
+    assert training is not None
+    return training
 
 
 def main() -> None:
     """Trains those that are not kept yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    names = [name for name in (*models.TRAINED, *models.BENIGN) if name.startswith("cifar10/")]
-    parser.add_argument("names", nargs="+", choices=names)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 as TFDS prepares it")
+    parser.add_argument("names", nargs="+", choices=[*models.TRAINED, *models.BENIGN])
+    parser.add_argument("--data", type=Path, required=True, help="folder with prepared data sets of TFDS")
+    parser.add_argument("--gtsrb", type=Path, required=True, help="folder with GTSRB's three archives")
     parser.add_argument("--victims", type=Path, required=True, help="folder for what is half done")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.victims.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
         if not models.kept(name).exists():
-            make(name, arguments.data, arguments.victims)
+            make(name, arguments.data, arguments.gtsrb, arguments.victims)
 
 
 if __name__ == "__main__":
