@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from fip_jax.data.own_images import is_path
 from fip_jax.errors import UserError
-from fip_jax.interop.state_dict import HIGHEST, HIGHEST_OTHER
-from fip_jax.models import MODELS, known_options
+from fip_jax.interop.state_dict import HIGHEST, HIGHEST_OTHER, is_plausible
+from fip_jax.models import FAMILIES, MODELS, known_options
 
 
 def describe(config: ConfigDict, num_classes: int) -> dict[str, Any]:
@@ -81,24 +81,30 @@ def _check_network(path: Path, model: dict[str, Any], num_classes: int) -> None:
     """Refuses what would take all memory before it is found to be absurd."""
     options = dict(model)
     name = options.pop("name")
-    if type(name) is not str or name not in MODELS:
+    if type(name) is not str or (name not in MODELS and name not in FAMILIES):
         raise UserError(
-            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of {', '.join(MODELS)}"
+            f"victim.checkpoint: the network in {path} is {repr(name)[:80]}, expected one of {', '.join((*MODELS, *FAMILIES))}"
         )
     for key, value in {**options, "num_classes": num_classes}.items():
-        highest = HIGHEST.get(key, HIGHEST_OTHER)
-        if type(value) is not int or not 0 <= value <= highest:
+        if not is_plausible(key, value):
+            highest = HIGHEST.get(key, HIGHEST_OTHER)
             raise UserError(
                 f"victim.checkpoint: {key} in {path} is {repr(value)[:80]}, expected a number to {highest}"
             )
 
 
 def in_words(description: dict[str, Any]) -> str:
-    """A network for people: its name, its sizes, its classes."""
-    name, *sizes = description["model"].items()
-    return ", ".join(
-        [name[1], *(f"{key} {value}" for key, value in sizes), f"{description['num_classes']} classes"]
-    )
+    """A network for people: its name, its sizes (of the large families those that are not usual), its classes."""
+    options = dict(description["model"])
+    name = options.pop("name")
+    usual = known_options(name) if name in FAMILIES else {}
+    sizes = {key: value for key, value in options.items() if key == "width" or value != usual.get(key)}
+    words = [f"{key} {_number_words(value)}" for key, value in sizes.items()]
+    return ", ".join([name, *words, f"{description['num_classes']} classes"])
+
+
+def _number_words(value: int | list[int] | tuple[int, ...]) -> str:
+    return "-".join(str(number) for number in value) if isinstance(value, list | tuple) else str(value)
 
 
 def other_attack(found: dict[str, Any], config: ConfigDict) -> str:

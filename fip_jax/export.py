@@ -8,8 +8,7 @@ import numpy as np
 
 from fip_jax.interop import torch_writer
 from fip_jax.interop.foreign import Foreign, to_safetensors
-from fip_jax.interop.state_dict import file_names, from_torch, to_torch
-from fip_jax.models import aliases
+from fip_jax.interop.state_dict import from_torch, to_torch
 from fip_jax.suspect import Suspect
 
 
@@ -20,11 +19,9 @@ def as_exported(suspect: Suspect) -> Suspect:
     """
     if suspect.foreign is None:
         return suspect
-    arrays = {
-        name: np.asarray(a).astype(np.float32) for name, a in _in_file(suspect, suspect.foreign).items()
-    }
-    network = {name: arrays[key] for name, key in suspect.foreign.keys.items()}
-    params, model_state = from_torch(network, suspect.params, suspect.model_state, _aliases(suspect))
+    arrays = suspect.foreign.network(_in_file(suspect, suspect.foreign))
+    rounded = {name: np.asarray(a).astype(np.float32) for name, a in arrays.items()}
+    params, model_state = from_torch(rounded, suspect.params, suspect.model_state)
     return suspect._replace(params=params, model_state=model_state)
 
 
@@ -70,15 +67,9 @@ def _ending(path: Path) -> str:
     return "".join(path.suffixes[-2:]) if path.suffix == ".tar" else path.suffix or ".pth"
 
 
-def _aliases(suspect: Suspect) -> dict[str, str]:
-    return aliases(suspect.description["model"]["name"])
-
-
 def _in_file(suspect: Suspect, foreign: Foreign) -> dict[str, np.ndarray]:
     """All tensors by their names in the file that came in, of their types there."""
-    names = file_names(foreign.keys, _aliases(suspect))
-    arrays = to_torch(suspect.params, suspect.model_state)
-    return foreign.with_network({names[name]: array for name, array in arrays.items()})
+    return foreign.with_network(to_torch(suspect.params, suspect.model_state))
 
 
 def _write(path: Path, data: bytes) -> Path:

@@ -19,6 +19,9 @@ class Frozen(nnx.Variable):
     """
 
 
+# Of red, green and blue, ITU-R BT.601: what Pillow makes a grey image of. They sum to 1.
+_LUMINANCE = (0.299, 0.587, 0.114)
+
 Path = tuple[Any, ...]  # of a module in another: attributes and indices
 _CARRIED = nnx.Any(nnx.BatchStat, Frozen)
 
@@ -32,6 +35,7 @@ class Network(NamedTuple):
       mean: per channel, subtracted from images in [0, 1].
       std: per channel, divides what is left.
       convolve: the convolution, with the signature of `jax.lax.conv_general_dilated`.
+      grey: whether the module takes images of one channel: the luminance of those of three.
       axis: of the devices over whose shares together BatchNorm takes the statistics of a batch (see `parallel`).
     """
 
@@ -40,6 +44,7 @@ class Network(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    grey: bool = False
     axis: str | None = None
 
     def with_axis(self, axis: str | None) -> "Network":
@@ -140,7 +145,10 @@ class Network(NamedTuple):
         shape = (1, 1, 1, len(self.mean))
         shift = jnp.asarray(self.mean, images.dtype).reshape(shape)
         scale = jnp.asarray(self.std, images.dtype).reshape(shape)
-        return (images - shift) / scale
+        normalised = (images - shift) / scale
+        if not self.grey or images.shape[-1] == 1:
+            return normalised
+        return normalised @ jnp.asarray(_LUMINANCE, images.dtype)[:, None]
 
 
 def _noting_inputs(

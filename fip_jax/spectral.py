@@ -71,7 +71,7 @@ def factorise(
     module = nnx.merge(network.graphdef, params, model_state, network.rest)
     module = nnx.recursive_map(lambda path, node: node if path == whole else _factored(node), module)
     factored, *trees = split_module(module, network.mean, network.std)
-    return factored._replace(convolve=network.convolve), *trees
+    return factored._replace(convolve=network.convolve, grey=network.grey), *trees
 
 
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)

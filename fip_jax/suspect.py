@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -20,8 +21,9 @@ from fip_jax.errors import UserError
 from fip_jax.interop import backdoorbench, foreign
 from fip_jax.interop.backdoorbench import AttackResult
 from fip_jax.interop.foreign import Foreign
-from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing, recognise
-from fip_jax.models import abstract_model, aliases, create_model
+from fip_jax.interop.recognise import recognise
+from fip_jax.interop.state_dict import HIGHEST_OTHER, from_torch, listing
+from fip_jax.models import abstract_model, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
@@ -69,8 +71,8 @@ def _outline(description: dict[str, Any]) -> Suspect:
 def _built(description: dict[str, Any], make: Callable[..., nnx.Module], **seed: int) -> Suspect:
     options = {**description["model"], **seed}
     module = make(options.pop("name"), description["num_classes"], description["image_size"], **options)
-    parts = split_module(module, tuple(description["mean"]), tuple(description["std"]))
-    return Suspect(*parts, description)
+    network, *trees = split_module(module, tuple(description["mean"]), tuple(description["std"]))
+    return Suspect(network._replace(grey=options.get("channels", 3) == 1), *trees, description)
 
 
 def load(config: ConfigDict) -> Suspect:
@@ -89,33 +91,62 @@ def load(config: ConfigDict) -> Suspect:
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
     source = foreign.read(path)
-    arrays = source.network()
     try:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        name, options = recognise(shapes, config.dataset.image_size)
+        shapes = {name: array.shape for name, array in source.network().items()}
+        name, options, names = recognise(shapes, config.dataset.image_size)
     except UserError as error:
-        raise UserError(f"{path}: {error}{foreign.nearly_plain(source.arrays)}") from error
-    num_classes, heads_note = options.pop("num_classes"), ""
+        raise UserError(f"{path}: {error}") from error
+    source = source.named(names)
+    num_classes, heads_note = int(options.pop("num_classes")), ""  # type: ignore[arg-type]
     if "heads" in options:
         options["heads"], heads_note = _heads(config, source, options["heads"])
     # It does not say which images it was trained on: nothing can be checked.
     unknown = {key: type(value)() for key, value in held_out(config).items()}
     known = {"model": {"name": name, **options}, "held_out": unknown, "attack": {}}
-    description = describe(config, num_classes) | known
-    if source.copies:
-        console.print(
-            f"{path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
-            markup=False,
-        )
+    description = describe(config, num_classes) | known | _normalisation(config, source)
+    _tell_what_else_is_in(source)
     suspect = _outline(description)
     console.print(f"{path}: recognised as {in_words(description)}{heads_note}", markup=False)
-    params, model_state = from_torch(arrays, suspect.params, suspect.model_state, aliases(name))
+    params, model_state = from_torch(source.network(), suspect.params, suspect.model_state)
     delivered = backdoorbench.read(source, config.dataset.image_size)
     if delivered is not None and delivered.num_classes != num_classes:
         raise UserError(
             f"{path}: found num_classes = {delivered.num_classes}, expected the {num_classes} of the network in it"
         )
     return suspect._replace(params=params, model_state=model_state, foreign=source, backdoorbench=delivered)
+
+
+def _normalisation(config: ConfigDict, source: Foreign) -> dict[str, list[float]]:
+    """`mean` and `std` of a description, where the file has a layer that normalises; else nothing.
+
+    Raises:
+      UserError: others were asked for: images would be normalised twice.
+    """
+    if not source.mean:
+        return {}
+    found = {key: [*getattr(source, key)] * (3 // len(getattr(source, key))) for key in ("mean", "std")}
+    for key, plain in (("mean", (0.0,) * 3), ("std", (1.0,) * 3)):
+        asked = tuple(config.dataset[key])
+        if asked != plain and not np.allclose(asked, found[key], atol=1e-4):
+            raise UserError(
+                f"dataset.{key}: found {asked}, expected none, since the network in {source.path} begins with a layer "
+                f"that normalises by {key} = {found[key]}"
+            )
+    console.print(f"{source.path}: mean {found['mean']}, std {found['std']} from its first layer", markup=False)
+    return found
+
+
+def _tell_what_else_is_in(source: Foreign) -> None:
+    if source.copies:
+        console.print(
+            f"{source.path}: {listing(source.copies)} hold tensors of the network's shapes as well, and stay as they are",
+            markup=False,
+        )
+    if source.masks:
+        console.print(
+            f"{source.path}: {len(source.masks)} tensors are pruned; what their masks hide is 0 and stays so",
+            markup=False,
+        )
 
 
 def _heads(config: ConfigDict, source: Foreign, published: int) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,16 @@ import safetensors.numpy
 from fip_jax.errors import UserError
 from fip_jax.interop import torch_file
 from fip_jax.interop.pickled_values import Opaque, TensorRef
-from fip_jax.interop.state_dict import COUNTERS
+from fip_jax.interop.names import parts_of
 from fip_jax.interop.torch_file import TorchFile
 
 # Where programs put a state dict inside of what they save; the first of these that is there counts.
 _PLACES = ("net", "state_dict", "model", "netC", "model_state_dict", "classifier", "network", "weights")
-_MAX_WRAPPERS = 4
 # Tied weights share their numbers; thousands of names for the same ones would take hours to check.
 _MAX_SHARING = 8
 _MAX_NAME = 300
 # First bytes of a dictionary with an entry or more; a pickle begins with 0x80.
 _MSGPACK = (*range(0x81, 0x90), 0xDE, 0xDF)
-_NEARLY_ALL = 0.8
 
 
 class Foreign(NamedTuple):
@@ -36,6 +34,8 @@ class Foreign(NamedTuple):
       arrays: the tensors by their names in the file, in its order; read-only.
       source: for files of PyTorch the whole file, for safetensors their metadata.
       place: for files of PyTorch the tensors of `arrays` in it.
+      masks: of each pruned tensor (PyTorch's `weight_orig` and `weight_mask`) the name of its mask in the file.
+      mean, std: of a first layer that normalises images in [0, 1], one number or three; empty without such a layer.
       copies: where a file of PyTorch holds tensors of the same shapes as the network's kernels once more, such as
         averages of them.
     """
@@ -45,18 +45,43 @@ class Foreign(NamedTuple):
     arrays: dict[str, np.ndarray]
     source: TorchFile | dict[str, str]
     place: dict[str, TensorRef]
+    masks: dict[str, str]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     copies: tuple[str, ...] = ()
 
-    def network(self) -> dict[str, np.ndarray]:
-        """The tensors by name, without what wrappers put before the names."""
-        return {name: self.arrays[key] for name, key in self.keys.items()}
+    def network(self, arrays: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """The tensors by name, pruned ones as their masks leave them.
+
+        Args:
+          arrays: as from `with_network`; None: those in the file.
+        """
+        arrays = self.arrays if arrays is None else arrays
+        return {
+            name: arrays[key] * arrays[self.masks[name]].astype(arrays[key].dtype)
+            if name in self.masks
+            else arrays[key]
+            for name, key in self.keys.items()
+        }
+
+    def named(self, names: Mapping[str, str]) -> "Foreign":
+        """The same file with other names for its tensors: `names` are new ones -> those of `keys`."""
+        keys = {new: self.keys[old] for new, old in names.items()}
+        return self._replace(
+            keys=keys, masks={new: self.masks[old] for new, old in names.items() if old in self.masks}
+        )
 
     def with_network(self, changes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All tensors by their names in the file, of their types there; those in `changes` with its numbers."""
-        replaced = {
-            self.keys[name]: np.asarray(array).astype(self.arrays[self.keys[name]].dtype)
-            for name, array in changes.items()
-        }
+        """All tensors by their names in the file, of their types there; those in `changes` with its numbers.
+
+        Where a mask is 0 the number of the file stays, which counts for nothing.
+        """
+        replaced = {}
+        for name, array in changes.items():
+            key = self.keys[name]
+            new = np.asarray(array).astype(self.arrays[key].dtype)
+            masked = name in self.masks
+            replaced[key] = np.where(self.arrays[self.masks[name]] != 0, new, self.arrays[key]) if masked else new
         return self.arrays | replaced
 
     def rewritten(self, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -103,7 +128,8 @@ def read(path: Path) -> Foreign:
                 f"{path}: found {name} with numbers that are not finite in float32, expected weights"
             )
     copies = _copies(source.content, place) if isinstance(source, TorchFile) else ()
-    return Foreign(path, _plain_names(arrays), arrays, source, place, copies)
+    parts = parts_of(arrays)
+    return Foreign(path, parts.keys, arrays, source, place, parts.masks, parts.mean, parts.std, copies)
 
 
 def _read(path: Path) -> tuple[TorchFile | dict[str, str], dict[str, TensorRef], dict[str, np.ndarray]]:
@@ -197,27 +223,3 @@ def _tensors(path: Path, found: dict) -> dict[str, TensorRef]:
                 f"{path}: found {str(key)[:80]!r} of type {type(value).__name__} among the weights, expected tensors"
             )
     return found
-
-
-def _plain_names(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Each name without the parts that all begin with, such as `module.` of DataParallel or `model.` of Lightning."""
-    names = {key: key for key in arrays if key not in COUNTERS}
-    for _ in range(_MAX_WRAPPERS if names else 0):
-        first, dot, _ = next(iter(names)).partition(".")
-        if not dot or not all(name.startswith(first + dot) for name in names):
-            break
-        names = {name.removeprefix(first + dot): key for name, key in names.items()}
-    return names | {key: key for key in arrays if key in COUNTERS}
-
-
-def nearly_plain(names: Collection[str]) -> str:
-    """The end of a sentence about tensors that fit no network, where a few keep what the others begin with in place."""
-    begun = Counter(name.partition(".")[0] for name in names if "." in name)
-    first, count = begun.most_common(1)[0] if begun else ("", 0)
-    others = [name for name in names if name.partition(".")[0] != first]
-    if not others or count < _NEARLY_ALL * len(names):
-        return ""
-    return (
-        f"; {first[:40]!r} is left out where all names begin with it, but {len(others)} of them do not, such as "
-        f"{others[0][:80]!r}"
-    )

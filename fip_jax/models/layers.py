@@ -4,18 +4,57 @@ The path of every layer in a module is its path in PyTorch's state dict, so that
 state_dict.py` translates paths and layouts by rule. An `nnx.Dict` with the indices as keys stands for a Sequential.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
-def conv(a: int, b: int, size: int, stride: int = 1, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(
+    a: int, b: int, size: int, stride: int = 1, *, bias: bool = False, groups: int = 1, rngs: nnx.Rngs
+) -> nnx.Conv:
     """A convolution from `a` to `b` channels with PyTorch's symmetric padding of size // 2."""
-    return nnx.Conv(a, b, (size, size), strides=stride, padding=size // 2, use_bias=bias, rngs=rngs)
+    return nnx.Conv(
+        a,
+        b,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=bias,
+        feature_group_count=groups,
+        rngs=rngs,
+    )
 
 
-def norm(features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def patches(a: int, b: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution of squares of `size` pixels that lie side by side."""
+    return nnx.Conv(a, b, (size, size), strides=size, padding="VALID", rngs=rngs)
+
+
+def norm(features: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
     """BatchNorm with PyTorch's defaults: its momentum 0.1 is Flax's 0.9."""
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=epsilon, rngs=rngs)
+
+
+def conv_norm(
+    a: int, b: int, size: int, stride: int = 1, *, groups: int = 1, epsilon: float = 1e-5, rngs: nnx.Rngs
+) -> nnx.Dict:
+    """A convolution and BatchNorm behind it, named "0" and "1" as in torchvision; `chained` applies them."""
+    return nnx.Dict(
+        {"0": conv(a, b, size, stride, groups=groups, rngs=rngs), "1": norm(b, epsilon, rngs=rngs)}
+    )
+
+
+def chained(parts: nnx.Dict, x):
+    """`x` through both parts of a `conv_norm`."""
+    return parts["1"](parts["0"](x))
+
+
+def global_pool(x):
+    """The mean over all places, `[N, C]` of `[N, H, W, C]`."""
+    return jnp.mean(x, axis=(1, 2))
 
 
 def max_pool(x):
@@ -35,6 +74,53 @@ def _larger(x, y):
     # The gradient of `jnp.maximum` asks which of the two the result equals: neither, where XLA computes one of them
     # again and rounds it otherwise.
     return jnp.where(x >= y, x, y)
+
+
+def max_pool_over(x, size: int, stride: int, padding: int = 0, *, ceil: bool = False):
+    """PyTorch's max pooling of `[N, H, W, C]` over overlapping squares.
+
+    Args:
+      x: `[N, H, W, C]`.
+      size: side of the squares in pixels.
+      stride: between them.
+      padding: on all sides, which never wins.
+      ceil: whether a last square may reach beyond the image, if it begins inside of it.
+
+    Returns:
+      `[N, H', W', C]`.
+    """
+    for axis in (1, 2):
+        length = x.shape[axis]
+        places = (length + 2 * padding - size) // stride + 1
+        if ceil and (length + 2 * padding - size) % stride and places * stride < length + padding:
+            places += 1
+        after = max(0, (places - 1) * stride + size - length - padding)
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (padding, after)
+        padded = jnp.pad(x, widths, constant_values=-jnp.inf) if padding or after else x
+        ends = [start + (places - 1) * stride + 1 for start in range(size)]
+        x = functools.reduce(
+            _larger,
+            (jax.lax.slice_in_dim(padded, start, end, stride, axis) for start, end in enumerate(ends)),
+        )
+    return x
+
+
+def adaptive_average(x, size: int):
+    """PyTorch's adaptive average pooling of `[N, H, W, C]` to `[N, size, size, C]`, of maps of any size."""
+    for axis in (1, 2):
+        share = jnp.asarray(_shares(x.shape[axis], size), x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(x, share, (axis, 0)), -1, axis)
+    return x
+
+
+def _shares(length: int, size: int) -> np.ndarray:
+    """`[length, size]`: what each input counts in each mean."""
+    found = np.zeros((length, size))
+    for place in range(size):
+        start, end = place * length // size, -(-(place + 1) * length // size)
+        found[start:end, place] = 1 / (end - start)
+    return found
 
 
 def elu(x):

@@ -1,4 +1,4 @@
-"""`vit_small`: a vision transformer with torchvision's layers and names, small by default."""
+"""Vision transformers with torchvision's layers and names, or with timm's names for the same layers (DeiT)."""
 
 import math
 from typing import Any
@@ -8,6 +8,26 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fip_jax.errors import UserError
+from fip_jax.models.layers import patches
+from fip_jax.models.naming import Naming, Options, Shapes
+
+# timm's names, then torchvision's of before version 0.12.
+_NAMINGS = (
+    Naming(
+        (r"^cls_token$", "class_token"),
+        (r"^pos_embed$", "encoder.pos_embedding"),
+        (r"^patch_embed\.proj\.", "conv_proj."),
+        (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+        (r"\.norm([12])\.", r".ln_\1."),
+        (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+        (r"\.attn\.proj\.", ".self_attention.out_proj."),
+        (r"\.mlp\.fc1\.", ".mlp.0."),
+        (r"\.mlp\.fc2\.", ".mlp.3."),
+        (r"^norm\.", "encoder.ln."),
+        (r"^(head|fc|classifier)\.", "heads.head."),
+    ),
+    Naming((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
+)
 
 
 class SelfAttention(nnx.Module):
@@ -58,11 +78,14 @@ class VisionTransformer(nnx.Module):
       patch_size: pixels.
       depth: number of layers.
       heads: of each attention; 0: as many as have a length of 64, or one.
+      channels: of the images.
       rngs: source of the initial weights.
 
     Raises:
       UserError: sizes that do not divide.
     """
+
+    HEAD, NAMINGS = "heads.head", _NAMINGS
 
     def __init__(
         self,
@@ -72,6 +95,7 @@ class VisionTransformer(nnx.Module):
         patch_size: int = 4,
         depth: int = 6,
         heads: int = 0,
+        channels: int = 3,
         *,
         rngs: nnx.Rngs,
     ):
@@ -81,8 +105,7 @@ class VisionTransformer(nnx.Module):
                 f"model: found image_size = {image_size}, patch_size = {patch_size}, width = {width}, heads = "
                 f"{heads}, expected patches to fill the image and heads the width"
             )
-        patch = (patch_size, patch_size)
-        self.conv_proj = nnx.Conv(3, width, patch, strides=patch_size, padding="VALID", rngs=rngs)
+        self.conv_proj = patches(channels, width, patch_size, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width)))
         tokens = 1 + (image_size // patch_size) ** 2
         layers = {f"encoder_layer_{i}": EncoderLayer(width, heads, rngs=rngs) for i in range(depth)}
@@ -95,7 +118,7 @@ class VisionTransformer(nnx.Module):
         self.heads = nnx.Dict(head=nnx.Linear(width, num_classes, rngs=rngs))
 
     def __call__(self, x, rngs: nnx.Rngs | None = None):
-        """Logits `[N, num_classes]` of images `[N, image_size, image_size, 3]`; `rngs` is not used: no dropout."""
+        """Logits `[N, num_classes]` of images `[N, image_size, image_size, channels]`; `rngs` is not used: no dropout."""
         x = self.conv_proj(x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         token = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, x.shape[-1]))
@@ -105,12 +128,12 @@ class VisionTransformer(nnx.Module):
         return self.heads["head"](self.encoder["ln"](x)[:, 0])
 
     @staticmethod
-    def options(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    def options(shapes: Shapes) -> Options:
         """The arguments of a network with tensors of these shapes in PyTorch's layout, except `image_size`.
 
         The number of heads leaves no trace in the shapes: it is taken to be the published one.
         """
-        width, _, patch_size, _ = shapes["conv_proj.weight"]
+        width, channels, patch_size, _ = shapes["conv_proj.weight"]
         depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
         return {
             "num_classes": shapes["heads.head.weight"][0],
@@ -118,6 +141,7 @@ class VisionTransformer(nnx.Module):
             "patch_size": patch_size,
             "depth": depth,
             "heads": _published_heads(width),
+            "channels": channels,
         }
 
 
