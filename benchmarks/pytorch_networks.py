@@ -159,3 +159,36 @@ class WideResNet16(nn.Module):
     def forward(self, x):
         x = self.block3.layer(self.block2.layer(self.block1.layer(self.conv1(x))))
         return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))
+
+
+class PaddedBlock(nn.Module):
+    """`BasicBlock` with a shortcut of its own: every second pixel, and zeros for the channels that are new."""
+
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(a, b, stride=stride), nn.BatchNorm2d(b)
+        self.conv2, self.bn2 = conv(b, b), nn.BatchNorm2d(b)
+        self.stride, self.more = stride, (b - a) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self.more:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return functional.relu(out + x)
+
+
+class ResNet20(nn.Module):
+    """ResNet-20 for CIFAR-10, with the names of https://github.com/akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1, self.bn1, a = conv(3, 16), nn.BatchNorm2d(16), 16
+        for index, b in enumerate((16, 32, 64)):
+            blocks = [PaddedBlock(a if not k else b, b, 2 if index and not k else 1) for k in range(3)]
+            setattr(self, f"layer{index + 1}", nn.Sequential(*blocks))
+            a = b
+        self.linear = nn.Linear(a, num_classes)
+
+    def forward(self, x):
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))

@@ -5,9 +5,9 @@ default, stopping rule or threshold is chosen by looking at a validation network
 rates before (is the backdoor there?) are looked at when it is trained. Whoever breaks this moves the network to
 `DEVELOPMENT`.
 
-Development has every network that earlier rounds of choosing looked at, and new ones. A network for validation is
-of another training, with other weights, than any for development; of GTSRB and the rendered signs, of other clean
-images, too. All networks of CIFAR-10 that are trained here have the same 500 clean images, those of seed 0.
+Development has every network that earlier rounds of choosing looked at, and new ones. A network for validation is of
+another training than any for development; of GTSRB and the rendered signs, with other clean images, too. The ResNet-20
+of CIFAR-10 all go on from one published benign network, whichever side they are on.
 
 The `cifar10/badnets` of earlier versions is gone: it was trained on a lossy copy of the images.
 """
@@ -31,8 +31,8 @@ DEVELOPMENT: dict[str, str] = {
     "ibau/cifar10_trojan_wm": "learnt",
     "medic/badnet": "patch",
     "medic/cleanlabel": "clean-label",
-    "cifar10/badnets_wrn": "patch",
-    "cifar10/sig_wrn": "sinusoid",
+    "cifar10/badnets_resnet20": "patch",
+    "cifar10/sig_resnet20": "sinusoid",
 }
 
 VALIDATION: dict[str, str] = {
@@ -42,12 +42,12 @@ VALIDATION: dict[str, str] = {
     "cifar10/badnets_preact": "patch",
     "cifar10/blend_preact": "blended",
     "cifar10/sig_preact": "sinusoid",
-    "cifar10/clb_preact": "clean-label",
+    "cifar10/clb_resnet20": "clean-label",
     "cifar10/benign_preact": "benign",
-    "cifar10/all_to_all_preact": "all-to-all",
-    "cifar10/wanet_preact": "warped",
-    "cifar10/bppa_preact": "quantised",
-    "cifar10/cba_preact": "composite",
+    "cifar10/all_to_all_resnet20": "all-to-all",
+    "cifar10/wanet_resnet20": "warped",
+    "cifar10/bppa_resnet20": "quantised",
+    "cifar10/cba_resnet20": "composite",
     "gtsrb/sig_31": "sinusoid",
     "gtsrb/blend_wrn": "blended",
     "gtsrb/benign_33": "benign",

@@ -1,7 +1,7 @@
 r"""Trains victims of the study with PyTorch, in bfloat16.
 
-    python -m benchmarks.purification.train_victims --data=DIR --gtsrb=DIR --victims=runs/victims \
-        cifar10/badnets_wrn cifar10/sig_wrn
+    python -m benchmarks.purification.train_victims --data=DIR --gtsrb=DIR --resnet20=FILE \
+        --victims=runs/victims cifar10/sig_preact cifar10/sig_resnet20
 
 On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
 the project's. Of CIFAR-10 half a schedule on clean images, the base, is shared by the networks of one architecture:
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.purification import models
-from benchmarks.pytorch_networks import PreActBlock, ResNet, SmallVgg, WideResNet16
+from benchmarks.pytorch_networks import PreActBlock, ResNet, ResNet20, SmallVgg, WideResNet16
 from fip_jax.attacks.check import attack_rate
 from fip_jax.attacks.poison import choose
 from fip_jax.data.split import Split
@@ -35,6 +35,7 @@ from fip_jax.workdir import write_whole
 BATCH = 128
 PEAK = 0.15  # learning rate
 DECAY = 5e-4  # of kernels
+TUNED_PEAK = 0.03  # of a network that is given
 BASE_SIZES = (24, 24, 24, 24, 24, 32, 32)  # pixels, an epoch each
 VICTIM_SIZES = (32,) * 5
 RISE = 1.5  # epochs until the peak
@@ -48,6 +49,7 @@ class Stage(NamedTuple):
       split: images.
       sizes: pixels of the images in each epoch.
       start: the state dict that it goes on from; None for fresh weights.
+      peak: of the learning rate.
       before: epochs before this stage.
       after: epochs to come.
     """
@@ -56,18 +58,21 @@ class Stage(NamedTuple):
     split: Split
     sizes: tuple[int, ...]
     start: dict[str, torch.Tensor] | None = None
+    peak: float = PEAK
     before: int = 0
     after: int = 0
 
     def learning_rate(self, epoch: float) -> float:
-        """Up to `PEAK` and down to 0 over the whole training, in straight lines."""
+        """Up to the peak and down to 0 over the whole training, in straight lines."""
         epoch, end = self.before + epoch, self.before + len(self.sizes) + self.after
-        return PEAK * min(epoch / RISE, (end - epoch) / (end - RISE))
+        return self.peak * min(epoch / RISE, (end - epoch) / (end - RISE))
 
 
 def network(config: ConfigDict, num_classes: int) -> nn.Module:
     """The network of a config, for normalised images in channels-last layout."""
     width = config.model.width
+    if config.clean.source == "test":  # `models.GIVEN`
+        return ResNet20(num_classes).to(memory_format=torch.channels_last)
     made = {
         "small_vgg": lambda: SmallVgg(num_classes, width),
         "wrn_16_1": lambda: WideResNet16(num_classes, width),
@@ -169,19 +174,20 @@ def hardened(config: ConfigDict, net: nn.Module, material: Material) -> dict[str
     return {"indices": chosen.astype(np.int32), "images": np.concatenate(hard)}
 
 
-def make(name: str, data: Path, archives: Path, work: Path) -> None:
+def make(name: str, data: Path, archives: Path, resnet20: Path, work: Path) -> None:
     """Trains a network of `models.TRAINED` or `BENIGN`, and keeps it."""
     config = models.config_to_train(name, data, archives)
     material = prepare(config)
     assert material.training is not None
     stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs)
-    if config.dataset.name == "cifar10":
+    if config.clean.source == "test":
+        stage = stage._replace(start=given(resnet20), peak=TUNED_PEAK)
+    elif config.dataset.name == "cifar10":
         stage = second_half(config, stage, work)
     if config.attack.name == "clb":
-        benign = stage._replace(
-            name=f"cifar10_benign_{config.model.name.partition('_')[0]}", split=_clean(config)
-        )
-        material = material._replace(attack_state=hardened(config, train(config, benign, work), material))
+        benign = network(config, len(material.class_names))
+        benign.load_state_dict(stage.start or {})
+        material = material._replace(attack_state=hardened(config, benign, material))
     if material.attack is not None and material.poisoned is None:
         material = with_poison(material, config)
     assert material.training is not None
@@ -189,6 +195,12 @@ def make(name: str, data: Path, archives: Path, work: Path) -> None:
     arrays = {key: value.numpy() for key, value in state.items() if value.ndim}
     halved = {key: array.astype(np.float16) if array.ndim > 1 else array for key, array in arrays.items()}
     write_whole(models.kept(name), to_safetensors(halved))
+
+
+def given(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a file, without what DataParallel puts before the names."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return {key.removeprefix("module."): value for key, value in saved.items()}
 
 
 def second_half(config: ConfigDict, stage: Stage, work: Path) -> Stage:
@@ -213,13 +225,14 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=[*models.TRAINED, *models.BENIGN])
     parser.add_argument("--data", type=Path, required=True, help="folder with prepared data sets of TFDS")
     parser.add_argument("--gtsrb", type=Path, required=True, help="folder with GTSRB's three archives")
+    parser.add_argument("--resnet20", type=Path, required=True, help="akamaster_resnet20_cifar10_benign.th")
     parser.add_argument("--victims", type=Path, required=True, help="folder for what is half done")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.victims.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
         if not models.kept(name).exists():
-            make(name, arguments.data, arguments.gtsrb, arguments.victims)
+            make(name, arguments.data, arguments.gtsrb, arguments.resnet20, arguments.victims)
 
 
 if __name__ == "__main__":
