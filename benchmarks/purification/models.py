@@ -64,7 +64,8 @@ _GIVEN = {
     "clean.fraction": 0.05,
     "dataset.mean": (0.485, 0.456, 0.406),
     "dataset.std": (0.229, 0.224, 0.225),
-    "victim.epochs": 4,
+    "victim.epochs": 2,
+    "victim.learning_rate": 0.03,
 }
 _PREACT = {"model.name": "preact_resnet18", "model.width": 16}
 
@@ -89,11 +90,20 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "cifar10/badnets_preact": ("cifar10", {**_PREACT, "attack.name": "badnets"}),
     "cifar10/blend_preact": ("cifar10", {**_PREACT, "attack.name": "blend"}),
     "cifar10/sig_preact": ("cifar10", {**_PREACT, "attack.name": "sig"}),
-    "cifar10/badnets_resnet20": ("cifar10", {**_GIVEN, "attack.name": "badnets"}),
-    "cifar10/sig_resnet20": ("cifar10", {**_GIVEN, "attack.name": "sig"}),
-    "cifar10/clb_resnet20": (
+    "cifar10/clb_preact": (
         "cifar10",
-        {**_GIVEN, "attack.name": "clb", "attack.clb.steps": 12, "attack.clb.step_size": 3.0},
+        {**_PREACT, "attack.name": "clb", "attack.clb.steps": 12, "attack.clb.step_size": 3.0},
+    ),
+    "cifar10/badnets_resnet20": ("cifar10", {**_GIVEN, "attack.name": "badnets"}),
+    "cifar10/sig_resnet20": (
+        "cifar10",
+        {
+            **_GIVEN,
+            "victim.epochs": 4,
+            "victim.learning_rate": 0.1,
+            "attack.name": "sig",
+            "attack.clean_label_rate": 1.0,
+        },
     ),
     "cifar10/wanet_resnet20": (
         "cifar10",
@@ -205,6 +215,7 @@ def config_to_train(name: str, data: Path, archives: Path = Path()) -> ConfigDic
     if dataset == "cifar10":
         config.dataset.crop_padding = 2
         config.clean.fraction = 500 / 36000
+        config.victim.learning_rate = 0.15
     else:
         config.victim.epochs = {"gtsrb": 6, "signs": 5}[dataset]
     for key, value in changes.items():

@@ -42,7 +42,7 @@ VALIDATION: dict[str, str] = {
     "cifar10/badnets_preact": "patch",
     "cifar10/blend_preact": "blended",
     "cifar10/sig_preact": "sinusoid",
-    "cifar10/clb_resnet20": "clean-label",
+    "cifar10/clb_preact": "clean-label",
     "cifar10/benign_preact": "benign",
     "cifar10/all_to_all_resnet20": "all-to-all",
     "cifar10/wanet_resnet20": "warped",

@@ -33,9 +33,7 @@ from fip_jax.progress import console
 from fip_jax.workdir import write_whole
 
 BATCH = 128
-PEAK = 0.15  # learning rate
 DECAY = 5e-4  # of kernels
-TUNED_PEAK = 0.03  # of a network that is given
 BASE_SIZES = (24, 24, 24, 24, 24, 32, 32)  # pixels, an epoch each
 VICTIM_SIZES = (32,) * 5
 RISE = 1.5  # epochs until the peak
@@ -48,8 +46,8 @@ class Stage(NamedTuple):
       name: of its file.
       split: images.
       sizes: pixels of the images in each epoch.
-      start: the state dict that it goes on from; None for fresh weights.
       peak: of the learning rate.
+      start: the state dict that it goes on from; None for fresh weights.
       before: epochs before this stage.
       after: epochs to come.
     """
@@ -57,8 +55,8 @@ class Stage(NamedTuple):
     name: str
     split: Split
     sizes: tuple[int, ...]
+    peak: float
     start: dict[str, torch.Tensor] | None = None
-    peak: float = PEAK
     before: int = 0
     after: int = 0
 
@@ -107,7 +105,7 @@ def train(config: ConfigDict, stage: Stage, work: Path) -> nn.Module:
     kernels = [parameter for parameter in net.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in net.parameters() if parameter.ndim == 1]
     groups = [{"params": kernels, "weight_decay": DECAY}, {"params": others}]
-    optimizer = torch.optim.SGD(groups, PEAK, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(groups, stage.peak, momentum=0.9, nesterov=True)
     path, first = work / f"{stage.name}.pt", 0
     if path.exists():
         saved = torch.load(path, weights_only=True)
@@ -179,9 +177,10 @@ def make(name: str, data: Path, archives: Path, resnet20: Path, work: Path) -> N
     config = models.config_to_train(name, data, archives)
     material = prepare(config)
     assert material.training is not None
-    stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs)
+    peak = config.victim.learning_rate
+    stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs, peak)
     if config.clean.source == "test":
-        stage = stage._replace(start=given(resnet20), peak=TUNED_PEAK)
+        stage = stage._replace(start=given(resnet20))
     elif config.dataset.name == "cifar10":
         stage = second_half(config, stage, work)
     if config.attack.name == "clb":
@@ -205,7 +204,7 @@ def given(path: Path) -> dict[str, torch.Tensor]:
 
 def second_half(config: ConfigDict, stage: Stage, work: Path) -> Stage:
     """The stage as it goes on from the base, which is trained first."""
-    base = Stage(f"base_{config.model.name}", _clean(config), BASE_SIZES, after=len(VICTIM_SIZES))
+    base = Stage(f"base_{config.model.name}", _clean(config), BASE_SIZES, stage.peak, after=len(VICTIM_SIZES))
     start = train(config, base, work).state_dict()
     return stage._replace(start=start, sizes=VICTIM_SIZES, before=len(BASE_SIZES))
 
