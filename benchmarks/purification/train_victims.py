@@ -6,9 +6,8 @@ r"""Trains victims of the study with PyTorch, in bfloat16.
 On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
 the project's. Of CIFAR-10 half a schedule on clean images, the base, is shared by the networks of one architecture:
 learning rate up and half of the way down, first on images of 24 pixels. Each victim goes on from there, on its own
-poisoned images, while the learning rate falls to 0. CLB's images are made hard for the benign network, which is
-trained before. A killed run goes on at the epoch it was in. What comes out lies in `victims/`: kernels in float16,
-the rest in float32.
+poisoned images, while the learning rate falls to 0. CLB's images are made hard for the base. A killed run goes on at
+the epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest in float32.
 """
 
 import argparse
@@ -36,7 +35,7 @@ BATCH = 128
 DECAY = 5e-4  # of kernels
 BASE_SIZES = (24, 24, 24, 24, 24, 32, 32)  # pixels, an epoch each
 VICTIM_SIZES = (32,) * 5
-RISE = 1.5  # epochs until the peak
+RISE = 1 / 8  # of the epochs, until the peak
 
 
 class Stage(NamedTuple):
@@ -63,7 +62,7 @@ class Stage(NamedTuple):
     def learning_rate(self, epoch: float) -> float:
         """Up to the peak and down to 0 over the whole training, in straight lines."""
         epoch, end = self.before + epoch, self.before + len(self.sizes) + self.after
-        return self.peak * min(epoch / RISE, (end - epoch) / (end - RISE))
+        return self.peak * min(epoch / RISE, (end - epoch) / (1 - RISE)) / end
 
 
 def network(config: ConfigDict, num_classes: int) -> nn.Module:
