@@ -86,7 +86,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         {"seed": 32, "model.name": "wrn_16_1", "attack.name": "blend", "attack.blend.pattern_seed": 1},
     ),
     "signs/lira_21": ("signs", {"seed": 21, "attack.name": "lira"}),
-    "signs/dynamic_22": ("signs", {"seed": 22, "attack.name": "dynamic", "victim.epochs": 12}),
+    "signs/dynamic_22": ("signs", {"seed": 22, "attack.name": "dynamic", "victim.epochs": 6}),
     "cifar10/badnets_preact": ("cifar10", {**_PREACT, "attack.name": "badnets"}),
     "cifar10/blend_preact": ("cifar10", {**_PREACT, "attack.name": "blend"}),
     "cifar10/sig_preact": ("cifar10", {**_PREACT, "attack.name": "sig"}),
