@@ -99,7 +99,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         "cifar10",
         {
             **_GIVEN,
-            "victim.epochs": 4,
+            "victim.epochs": 3,
             "victim.learning_rate": 0.1,
             "attack.name": "sig",
             "attack.clean_label_rate": 1.0,
