@@ -16,7 +16,7 @@ from fip_jax.evaluate import Rates
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
 
-PLACES = models.Places(Path("/i"), Path("/m"), Path("/g"), Path("/d"), Path("/v"))
+PLACES = models.Places(Path("/i"), Path("/m"), Path("/o"), Path("/g"), Path("/d"), Path("/v"))
 
 
 def row(run, **rates):
@@ -54,17 +54,17 @@ def test_tables_name_what_there_is(table):
         for key, value in run.settings:
             *folders, name = key.split(".")
             assert functools.reduce(lambda part, name: part[name], folders, config)[name] == value
-    assert set(TUNED_ON) < {*models.MODELS, *models.BENIGN}
+    assert set(TUNED_ON) < {*models.MODELS, *models.WITHOUT_BACKDOOR}
 
 
 def test_every_network_is_on_one_side_of_the_split():
     assert not split.DEVELOPMENT.keys() & split.VALIDATION.keys()
-    assert {**split.DEVELOPMENT, **split.VALIDATION}.keys() == {*models.MODELS, *models.BENIGN}
+    assert {**split.DEVELOPMENT, **split.VALIDATION}.keys() == {*models.MODELS, *models.WITHOUT_BACKDOOR}
     kinds = {"patch", "blended", "sinusoid", "clean-label", "warped", "learnt", "quantised", "composite"}
     assert set(split.VALIDATION.values()) == {*kinds, "all-to-all", "benign"}
     assert set(split.DEVELOPMENT.values()) <= set(split.VALIDATION.values())
     for name, kind in (split.DEVELOPMENT | split.VALIDATION).items():
-        assert (kind == "benign") == (name in models.BENIGN)
+        assert (kind == "benign") == (name in models.WITHOUT_BACKDOOR)
         if name not in models.PUBLISHED:
             assert models.kept(name).exists(), name
 

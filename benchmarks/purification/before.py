@@ -1,6 +1,7 @@
-"""What every network of the split does before anything is purified, as a table in Markdown.
+r"""What every network of the split does before anything is purified, as a table in Markdown.
 
-    python -m benchmarks.purification.before --ibau=DIR --medic=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
+    python -m benchmarks.purification.before --ibau=DIR --medic=DIR --others=DIR --gtsrb=DIR \
+        --data=DIR --victims=runs/victims
 
 ACC, ASR and RA are over all test images, in per cent. A network that is not there is left out.
 """

@@ -25,6 +25,7 @@ class Places(NamedTuple):
 
     ibau: Path  # I-BAU's published files and triggers
     medic: Path  # MEDIC's
+    others: Path  # akamaster's ResNet-20
     gtsrb: Path  # the three official archives
     data: Path  # prepared data sets of TFDS, CIFAR-10 among them
     victims: Path  # where networks are trained, unless they are kept
@@ -43,6 +44,9 @@ def places(arguments: argparse.Namespace) -> Places:
 
 _GRID = {"file": "grid.png", "mask": "grid_mask.npy", "target": 5}
 
+RESNET20 = "akamaster_resnet20_cifar10_benign.th"
+_IMAGENET = {"dataset.mean": (0.485, 0.456, 0.406), "dataset.std": (0.229, 0.224, 0.225)}
+
 # name, of which the part before the slash is a place: data set, file, trigger
 PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ibau/gtsrb_badnets": ("gtsrb", "gtsrbbadnets_8_02_ckpt.pth", {"badnets": True, "target": 8}),
@@ -56,14 +60,14 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ibau/cifar10_trojan_wm": ("cifar10", "trojan_wm_2_02_ckpt.pth", {"file": "trojan_wm.png", "target": 2}),
     "medic/badnet": ("cifar10", "badnet.pth.tar", _GRID),
     "medic/cleanlabel": ("cifar10", "cleanlabel.pth.tar", _GRID),
+    "others/resnet20": ("cifar10", RESNET20, {"target": 0}),
 }
 
 # A published ResNet-20, trained on all training images, that goes on with poisoned ones.
 _GIVEN = {
     "clean.source": "test",
     "clean.fraction": 0.05,
-    "dataset.mean": (0.485, 0.456, 0.406),
-    "dataset.std": (0.229, 0.224, 0.225),
+    **_IMAGENET,
     "victim.epochs": 2,
     "victim.learning_rate": 0.03,
 }
@@ -83,17 +87,18 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/sig_31": ("gtsrb", {"seed": 31, "attack.name": "sig", "attack.clean_label_rate": 896 / 1290}),
     "gtsrb/blend_wrn": (
         "gtsrb",
-        {"seed": 32, "model.name": "wrn_16_1", "attack.name": "blend", "attack.blend.pattern_seed": 1},
+        {
+            "seed": 32,
+            "model.name": "wrn_16_1",
+            "victim.epochs": 3,
+            "victim.learning_rate": 0.15,
+            "attack.name": "blend",
+            "attack.blend.pattern_seed": 1,
+        },
     ),
     "signs/lira_21": ("signs", {"seed": 21, "attack.name": "lira"}),
     "signs/dynamic_22": ("signs", {"seed": 22, "attack.name": "dynamic", "victim.epochs": 6}),
-    "cifar10/badnets_preact": ("cifar10", {**_PREACT, "attack.name": "badnets"}),
-    "cifar10/blend_preact": ("cifar10", {**_PREACT, "attack.name": "blend"}),
     "cifar10/sig_preact": ("cifar10", {**_PREACT, "attack.name": "sig"}),
-    "cifar10/clb_preact": (
-        "cifar10",
-        {**_PREACT, "attack.name": "clb", "attack.clb.steps": 12, "attack.clb.step_size": 3.0},
-    ),
     "cifar10/badnets_resnet20": ("cifar10", {**_GIVEN, "attack.name": "badnets"}),
     "cifar10/sig_resnet20": (
         "cifar10",
@@ -104,6 +109,10 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
             "attack.name": "sig",
             "attack.clean_label_rate": 1.0,
         },
+    ),
+    "cifar10/clb_resnet20": (
+        "cifar10",
+        {**_GIVEN, "attack.name": "clb", "attack.clb.steps": 12, "attack.clb.step_size": 3.0},
     ),
     "cifar10/wanet_resnet20": (
         "cifar10",
@@ -135,10 +144,10 @@ BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "gtsrb/benign": ("gtsrb", {"attack.name": "none"}),
     "signs/benign_11": ("signs", {"seed": 11, "attack.name": "none"}),
     "gtsrb/benign_33": ("gtsrb", {"seed": 33, "attack.name": "none"}),
-    "cifar10/benign_preact": ("cifar10", {**_PREACT, "attack.name": "none"}),
 }
 
-MODELS = (*PUBLISHED, *TRAINED)
+WITHOUT_BACKDOOR = (*BENIGN, "others/resnet20")
+MODELS = tuple(name for name in (*PUBLISHED, *TRAINED) if name not in WITHOUT_BACKDOOR)
 
 # Networks trained here, once: no two processors train the same one, and every row of a table shall mean it.
 KEPT = Path(__file__).parent / "victims"
@@ -191,7 +200,9 @@ def _published(dataset: str, file: str, attack: dict[str, Any], folder: Path, pl
     # As many images as 1 % of the training set would be.
     config.clean.fraction = {"gtsrb": 0.031, "cifar10": 0.05}[dataset]
     config.attack.target = attack["target"]
-    if attack.get("badnets"):
+    if file == RESNET20:
+        config.update_from_flattened_dict(_IMAGENET)
+    elif attack.get("badnets"):
         config.attack.name = "badnets"
         config.attack.badnets.update({"size": 4, "margin": 1})
     else:

@@ -1,6 +1,6 @@
 r"""Trains victims of the study with PyTorch, in bfloat16.
 
-    python -m benchmarks.purification.train_victims --data=DIR --gtsrb=DIR --resnet20=FILE \
+    python -m benchmarks.purification.train_victims --data=DIR --gtsrb=DIR --others=DIR \
         --victims=runs/victims cifar10/sig_preact cifar10/sig_resnet20
 
 On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
@@ -171,7 +171,7 @@ def hardened(config: ConfigDict, net: nn.Module, material: Material) -> dict[str
     return {"indices": chosen.astype(np.int32), "images": np.concatenate(hard)}
 
 
-def make(name: str, data: Path, archives: Path, resnet20: Path, work: Path) -> None:
+def make(name: str, data: Path, archives: Path, others: Path, work: Path) -> None:
     """Trains a network of `models.TRAINED` or `BENIGN`, and keeps it."""
     config = models.config_to_train(name, data, archives)
     material = prepare(config)
@@ -179,7 +179,7 @@ def make(name: str, data: Path, archives: Path, resnet20: Path, work: Path) -> N
     peak = config.victim.learning_rate
     stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs, peak)
     if config.clean.source == "test":
-        stage = stage._replace(start=given(resnet20))
+        stage = stage._replace(start=given(others / models.RESNET20))
     elif config.dataset.name == "cifar10":
         stage = second_half(config, stage, work)
     if config.attack.name == "clb":
@@ -223,14 +223,14 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=[*models.TRAINED, *models.BENIGN])
     parser.add_argument("--data", type=Path, required=True, help="folder with prepared data sets of TFDS")
     parser.add_argument("--gtsrb", type=Path, required=True, help="folder with GTSRB's three archives")
-    parser.add_argument("--resnet20", type=Path, required=True, help="akamaster_resnet20_cifar10_benign.th")
+    parser.add_argument("--others", type=Path, required=True, help=f"folder with {models.RESNET20}")
     parser.add_argument("--victims", type=Path, required=True, help="folder for what is half done")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.victims.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
         if not models.kept(name).exists():
-            make(name, arguments.data, arguments.gtsrb, arguments.resnet20, arguments.victims)
+            make(name, arguments.data, arguments.gtsrb, arguments.others, arguments.victims)
 
 
 if __name__ == "__main__":
