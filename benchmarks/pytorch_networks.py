@@ -125,3 +125,70 @@ def fold(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if f"{layer}.up.bias" in plain:
             plain[f"{layer}.bias"] = plain.pop(f"{layer}.up.bias")
     return plain
+
+
+class WideBlock(nn.Module):
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(a), conv(a, b, stride=stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(b), conv(b, b)
+        self.same = a == b
+        if not self.same:
+            self.convShortcut = conv(a, b, 1, stride)
+
+    def forward(self, x):
+        out = functional.relu(self.bn1(x))
+        shortcut = x if self.same else self.convShortcut(out)
+        return self.conv2(functional.relu(self.bn2(self.conv1(out)))) + shortcut
+
+
+class WideResNet16(nn.Module):
+    """WRN-16-k with a first stage of `width` = 16 k channels."""
+
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.conv1, a = conv(3, 16), 16
+        for index, stride in enumerate((1, 2, 2)):
+            b = width * 2**index
+            block = nn.Module()
+            block.layer = nn.Sequential(WideBlock(a, b, stride), WideBlock(b, b, 1))
+            setattr(self, f"block{index + 1}", block)
+            a = b
+        self.bn1, self.fc = nn.BatchNorm2d(a), nn.Linear(a, num_classes)
+
+    def forward(self, x):
+        x = self.block3.layer(self.block2.layer(self.block1.layer(self.conv1(x))))
+        return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))
+
+
+class PaddedBlock(nn.Module):
+    """`BasicBlock` with a shortcut of its own: every second pixel, and zeros for the channels that are new."""
+
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(a, b, stride=stride), nn.BatchNorm2d(b)
+        self.conv2, self.bn2 = conv(b, b), nn.BatchNorm2d(b)
+        self.stride, self.more = stride, (b - a) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self.more:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return functional.relu(out + x)
+
+
+class ResNet20(nn.Module):
+    """ResNet-20 for CIFAR-10, with the names of https://github.com/akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1, self.bn1, a = conv(3, 16), nn.BatchNorm2d(16), 16
+        for index, b in enumerate((16, 32, 64)):
+            blocks = [PaddedBlock(a if not k else b, b, 2 if index and not k else 1) for k in range(3)]
+            setattr(self, f"layer{index + 1}", nn.Sequential(*blocks))
+            a = b
+        self.linear = nn.Linear(a, num_classes)
+
+    def forward(self, x):
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))

@@ -263,7 +263,10 @@ def main() -> None:
     arguments = parser.parse_args()
     compiled.set_up()
     folders = {place: getattr(arguments, place).absolute() for place in ("gtsrb", "data", "victims")}
-    places, preset = models.Places(ibau=Path(), **folders), PRESETS[arguments.preset]
+    places, preset = (
+        models.Places(ibau=Path(), medic=Path(), others=Path(), **folders),
+        PRESETS[arguments.preset],
+    )
     csv_file = arguments.out.with_suffix(".csv")
     runs = pending(preset, csv_file)
     for count, (attack, seed) in enumerate(runs, 1):

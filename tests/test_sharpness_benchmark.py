@@ -13,7 +13,7 @@ from benchmarks.purification import models, rows
 from benchmarks.sharpness import PRESETS, area_under_roc, configure, pending, table
 from fip_jax.models import MODELS
 
-PLACES = models.Places(Path("/i"), Path("/g"), Path("/d"), Path("/v"))
+PLACES = models.Places(Path("/i"), Path("/m"), Path("/o"), Path("/g"), Path("/d"), Path("/v"))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from oracles import conv_net
 
-from benchmarks.purification import models, official, retuning, rows, study, summary
+from benchmarks.purification import before, models, official, retuning, rows, split, study, summary
 from benchmarks.purification.tables import TABLES, TUNED_ON, Run, settings
 from fip_jax.evaluate import Rates
 from fip_jax.network import make_objective
 from fip_jax.objective import Settings
 
-PLACES = models.Places(Path("/i"), Path("/g"), Path("/d"), Path("/v"))
+PLACES = models.Places(Path("/i"), Path("/m"), Path("/o"), Path("/g"), Path("/d"), Path("/v"))
 
 
 def row(run, **rates):
@@ -48,13 +48,42 @@ def test_tables_name_what_there_is(table):
     runs = list(TABLES[table]())
     assert len({tuple(study.key_of(run).values()) for run in runs}) == len(runs)
     for run in runs:
-        if (run.model in models.PUBLISHED and "trojan" in run.model) or "l0" in run.model:
+        if any(part in run.model for part in ("trojan", "l0", "medic")):
             continue  # their configs read the trigger's file
         config = study.configure(run, PLACES)
         for key, value in run.settings:
             *folders, name = key.split(".")
             assert functools.reduce(lambda part, name: part[name], folders, config)[name] == value
-    assert set(TUNED_ON) < set(models.MODELS)
+    assert set(TUNED_ON) < {*models.MODELS, *models.WITHOUT_BACKDOOR}
+
+
+def test_every_network_is_on_one_side_of_the_split():
+    assert not split.DEVELOPMENT.keys() & split.VALIDATION.keys()
+    assert {**split.DEVELOPMENT, **split.VALIDATION}.keys() == {*models.MODELS, *models.WITHOUT_BACKDOOR}
+    kinds = {"patch", "blended", "sinusoid", "clean-label", "warped", "learnt", "quantised", "composite"}
+    assert set(split.VALIDATION.values()) == {*kinds, "all-to-all", "benign"}
+    assert set(split.DEVELOPMENT.values()) <= set(split.VALIDATION.values())
+    for name, kind in (split.DEVELOPMENT | split.VALIDATION).items():
+        assert (kind == "benign") == (name in models.WITHOUT_BACKDOOR)
+        if name not in models.PUBLISHED:
+            assert models.kept(name).exists(), name
+
+
+def test_validation_has_clean_images_of_its_own():
+    def clean_images(name):
+        config = models.config_of(name, PLACES)
+        return config.dataset.name, config.clean.source, config.seed
+
+    trained = [name for name in (*models.TRAINED, *models.BENIGN) if not name.startswith("cifar10")]
+    seen = {clean_images(name) for name in trained if name in split.DEVELOPMENT}
+    assert not seen & {clean_images(name) for name in trained if name in split.VALIDATION}
+
+
+def test_a_line_of_the_table_of_victims():
+    name, benign = "gtsrb/sig_31", "gtsrb/benign_33"
+    found = before.line(name, "small_vgg", 392, Rates(0.9712, 0.8, 0.1))
+    assert found == f"| `{name}` | validation | sinusoid | small_vgg | 392 | 97.1 / 80.0 / 10.0 |"
+    assert before.line(benign, "x", 1, Rates(0.5, None, None)).endswith("| benign | x | 1 | 50.0 |")
 
 
 def test_seeds_and_shares():

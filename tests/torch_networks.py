@@ -2,9 +2,8 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from benchmarks.pytorch_networks import BasicBlock, PreActBlock, ResNet, SmallVgg, conv
+from benchmarks.pytorch_networks import BasicBlock, PreActBlock, ResNet, SmallVgg, WideResNet16, conv
 
 
 class Vgg19Bn(nn.Module):
@@ -28,38 +27,6 @@ class Vgg19Bn(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-
-class WideBlock(nn.Module):
-    def __init__(self, a, b, stride):
-        super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(a), conv(a, b, stride=stride)
-        self.bn2, self.conv2 = nn.BatchNorm2d(b), conv(b, b)
-        self.same = a == b
-        if not self.same:
-            self.convShortcut = conv(a, b, 1, stride)
-
-    def forward(self, x):
-        out = functional.relu(self.bn1(x))
-        shortcut = x if self.same else self.convShortcut(out)
-        return self.conv2(functional.relu(self.bn2(self.conv1(out)))) + shortcut
-
-
-class WideResNet16(nn.Module):
-    def __init__(self, num_classes, width):
-        super().__init__()
-        self.conv1, a = conv(3, 16), 16
-        for index, stride in enumerate((1, 2, 2)):
-            b = width * 2**index
-            block = nn.Module()
-            block.layer = nn.Sequential(WideBlock(a, b, stride), WideBlock(b, b, 1))
-            setattr(self, f"block{index + 1}", block)
-            a = b
-        self.bn1, self.fc = nn.BatchNorm2d(a), nn.Linear(a, num_classes)
-
-    def forward(self, x):
-        x = self.block3.layer(self.block2.layer(self.block1.layer(self.conv1(x))))
-        return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))
 
 
 class EncoderLayer(nn.Module):

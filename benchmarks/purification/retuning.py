@@ -1,7 +1,7 @@
 """How fast a backdoor comes back: purified networks are fine-tuned on images of which a few are poisoned.
 
     python -m benchmarks.purification.retuning --out=benchmarks/purification/results/retuning.csv \
-        --ibau=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
+        --ibau=DIR --medic=DIR --others=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
 
 An ASR near zero does not tell a backdoor that is gone from one that is asleep; the second wakes sooner than a network
 that was never poisoned learns it. Each network is fine-tuned on the victim's training images, 0.5 % of them poisoned as

@@ -1,7 +1,7 @@
 """A table of the study: purifies network after network and appends a row a run to a CSV.
 
     python -m benchmarks.purification.study --table=main --out=benchmarks/purification/results/main.csv \
-        --ibau=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
+        --ibau=DIR --medic=DIR --others=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
 
 A row that is in the CSV already is not run again, so that a killed study goes on with the same command. Victims that
 are missing are trained first. ACC, ASR and RA are over all test images; seconds are those of the purification without

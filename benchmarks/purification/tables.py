@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from benchmarks.purification import split
 from benchmarks.purification.models import MODELS
 
 Settings = tuple[tuple[str, Any], ...]
@@ -32,20 +33,7 @@ def settings(**values: Any) -> Settings:
 
 
 # Settings were chosen on these, and are shown on the others as well.
-TUNED_ON = (
-    "ibau/cifar10_badnets",
-    "ibau/cifar10_trojan_wm",
-    "signs/badnets_11",
-    "signs/blend_12",
-    "signs/badnets_13",
-    "signs/badnets_14",
-    "gtsrb/badnets",
-    "gtsrb/blend",
-    "gtsrb/sig",
-    "gtsrb/all_to_all",
-    "cifar10/badnets",
-)
-
+TUNED_ON = tuple(split.DEVELOPMENT)
 
 # A patch and a blended pattern, on a network that is easy to purify and on one that is not.
 GRID_ON = ("signs/badnets_11", "signs/blend_12", "gtsrb/badnets", "gtsrb/blend")
