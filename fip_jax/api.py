@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
 from fip_jax.config import check_config, default_config
+from fip_jax.data.pixels import to_bytes
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
@@ -77,7 +78,7 @@ def purify_network(network, images, labels, *, mean=None, std=None, **options):
     Args:
       network: from `load`, or an NNX module whose call takes normalised images `[N, H, W, C]` and `rngs` (None
         without dropout) and returns logits `[N, num_classes]`.
-      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       mean: for a module, per channel, subtracted from images in [0, 1]; 0 by default. `load` gives a network its own.
       std: for a module, per channel, divides what is left; 1 by default.
@@ -116,7 +117,7 @@ def purify_function(
     Args:
       apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`; normalises by itself.
       params: pytree of float arrays; left as it is.
-      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       **options: `method` ("fip", "ft", "ft_sam"; for a network also "fast_fip"), `seed`, `crop_padding`, `flip`, and
         whatever `defense` and `defense.METHOD` hold in `config.py`: `steps`, `batch_size`, `learning_rate`, ...
@@ -139,8 +140,9 @@ def _purify(
     options: dict[str, Any],
 ) -> purify.State:
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise UserError(f"images: found {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]")
+    if images.ndim != 4:
+        raise UserError(f"images: found {images.dtype} {list(images.shape)}, expected [N, H, W, C]")
+    images = to_bytes("images", images)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"labels: found {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}], one an image"

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from fip_jax.errors import UserError
 from fip_jax.pages import ask_for_large_pages
+from fip_jax.shown import shown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -74,7 +75,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _refuse(message: str) -> None:
-    print(f"fip_jax: {message}", file=sys.stderr)
+    print(f"fip_jax: {shown(message)}", file=sys.stderr)
     sys.exit(2)
 
 

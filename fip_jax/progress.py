@@ -3,11 +3,23 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+from fip_jax.shown import shown
+
+
+class _Screen(Console):
+    """A console on which text from elsewhere, such as names of files, stays text."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As of rich."""
+        super().print(*(shown(part, "\n") if isinstance(part, str) else part for part in objects), **options)
+
+
+console = _Screen(highlight=False, soft_wrap=True)
 
 SECONDS_BETWEEN_LINES = 15.0
 

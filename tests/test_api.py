@@ -138,7 +138,12 @@ def test_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "options", "part"),
     [
-        (IMAGES / 255, LABELS, {}, "images: found float64"),
+        (
+            IMAGES / 250,
+            LABELS,
+            {},
+            "images is float64 [24, 8, 8, 3] from 0 to 1.02, expected uint8, or float in [0, 1]",
+        ),
         (IMAGES[0], LABELS, {}, "images: found uint8 [8, 8, 3]"),
         (IMAGES, LABELS[:5], {}, "labels: found int64 [5]"),
         (IMAGES, LABELS / 1, {}, "labels: found float64"),

@@ -7,13 +7,15 @@ import numpy as np
 from PIL import Image
 
 from fip_jax.data.npz import read_npz
-from fip_jax.data.pixels import FORMATS, open_picture, to_square
+from fip_jax.data.pixels import FORMATS, check_growth, open_picture, to_bytes, to_square
 from fip_jax.data.split import DataSet, Split
 from fip_jax.errors import UserError
 from fip_jax.progress import console
+from fip_jax.shown import shown
 
 SPLITS = ("clean", "train", "test")
 MAX_LABEL = 100_000
+_MAX_BYTES = 1 << 34  # of all images of a split, as they are held
 
 
 def is_path(name: str) -> bool:
@@ -84,8 +86,8 @@ def _numbered(path: Path, folders: set[str]) -> tuple[tuple[str, ...], dict[str,
             f"dataset.name: found no folders in those of {path}, expected a folder for each class"
         )
     if not all(folder.isdecimal() for folder in folders):
-        names = tuple(sorted(folders))
-        return names, {name: index for index, name in enumerate(names)}
+        names = sorted(folders)
+        return tuple(map(shown, names)), {name: index for index, name in enumerate(names)}
     # Not int() of a name of any length, which Python refuses.
     numbers = {folder: int(folder[-10:]) for folder in folders}
     strange = [folder for folder in sorted(folders) if len(folder) > 10 or numbers[folder] > MAX_LABEL]
@@ -113,10 +115,20 @@ def _read_split(
             f"{others[0].name} for one",
             markup=False,
         )
-    images = np.empty((len(pictures), size, size, 3), np.uint8)
+    images = _empty(str(folder), len(pictures), size)
     for index, (file, _) in enumerate(pictures):
-        images[index] = to_square(open_picture(file), size, crop)
+        picture = open_picture(file)
+        check_growth(str(file), *picture.size, size)
+        images[index] = to_square(picture, size, crop)
     return Split(images, np.array([label for _, label in pictures], np.int32))
+
+
+def _empty(where: str, count: int, size: int) -> np.ndarray:
+    if count * size**2 * 3 > _MAX_BYTES:
+        raise UserError(
+            f"{where}: found {count} images, expected at most {_MAX_BYTES} bytes of them at dataset.image_size = {size}"
+        )
+    return np.empty((count, size, size, 3), np.uint8)
 
 
 def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
@@ -125,15 +137,18 @@ def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
     for split, (images_key, labels_key) in _keys(path, arrays).items():
         pixels = _pixels(f"{path}: {images_key}", arrays[images_key])
         labels = _labels(f"{path}: {labels_key}", arrays[labels_key], len(pixels))
-        squares = [to_square(Image.fromarray(image), image_size, crop) for image in pixels]
-        splits[split] = Split(np.stack(squares), labels)
+        check_growth(f"{path}: {images_key}", pixels.shape[2], pixels.shape[1], image_size)
+        images = _empty(str(path), len(pixels), image_size)
+        for index, image in enumerate(pixels):
+            images[index] = to_square(Image.fromarray(image), image_size, crop)
+        splits[split] = Split(images, labels)
     count = 1 + max(int(split.labels.max()) for split in splits.values())
     names = arrays.get("class_names", np.arange(count).astype(str))
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
         raise UserError(
             f"{path}: class_names is {names.dtype} {list(names.shape)}, expected {count} strings, one a class"
         )
-    class_names = tuple(map(str, names))
+    class_names = tuple(shown(str(name)) for name in names)
     return DataSet(splits.get("train"), splits.get("test"), class_names, splits.get("clean"), own=True)
 
 
@@ -170,16 +185,9 @@ def _labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:
 
 def _pixels(where: str, images: np.ndarray) -> np.ndarray:
     """uint8 `[N, H, W, 3]` of `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`, uint8 or float in [0, 1]."""
-    if images.dtype.kind == "f" and images.size and images.min() >= 0 and images.max() <= 1:
-        images = np.rint(images * 255).astype(np.uint8)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        range_found = (
-            f" from {images.min():g} to {images.max():g}" if images.dtype.kind == "f" and images.size else ""
-        )
-        raise UserError(
-            f"{where} is {images.dtype} {list(images.shape)}{range_found}, expected uint8, or float in [0, 1], "
-            "[N, H, W, 3]"
-        )
+    images = to_bytes(where, images)
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise UserError(f"{where} is {images.dtype} {list(images.shape)}, expected [N, H, W, 3]")
     shape = images.shape
     if images.ndim == 3:
         images = images[..., None]

@@ -13,6 +13,7 @@ from PIL import Image
 from fip_jax.config import default_config
 from fip_jax.report import verdict
 from fip_jax.report.text import number, per_cent
+from fip_jax.shown import shown
 from fip_jax.workdir import flatten, read_json, write_whole
 
 RATES = {
@@ -65,6 +66,7 @@ def render(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -83,6 +85,11 @@ def render(
         settings={key: _as_text(value) for key, value in sorted(flatten(config).items())},
         command=command,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the page is given: no text in it can turn the lines around it."""
+    return shown(value, "\n") if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def pictures(folder: Path) -> list[Picture]:

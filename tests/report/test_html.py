@@ -290,6 +290,15 @@ def test_hostile_names_stay_text():
     assert found.words.count("<script>alert(1)</script>") >= 8
 
 
+def test_names_that_turn_the_line_around_are_escaped():
+    turned = "photo\u202egnp.exe\x1b[31m"
+    text = html.render(
+        summary(attack=turned), config(dataset__name=turned), [picture(turned, turned)], turned
+    )
+    assert "\u202e" not in text and "\x1b" not in text
+    assert r"photo\u202egnp.exe\x1b[31m" in Page(text).words
+
+
 def test_nothing_is_loaded_from_elsewhere():
     text = html.render(summary(), config(), [picture()], None)
     found = Page(text)
