@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
 from fip_jax.config import check_config, default_config
+from fip_jax.data import coverage
 from fip_jax.data.pixels import to_bytes
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
@@ -21,7 +22,8 @@ from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.network import FunctionNetwork, Network, split_module
 from fip_jax.per_example import PyTree
-from fip_jax.progress import Task
+from fip_jax.plausible import check_answers, check_numbers
+from fip_jax.progress import Task, console
 from fip_jax.suspect import Suspect
 
 
@@ -159,6 +161,12 @@ def _purify(
         raise UserError(
             f"labels: found {labels.min()} to {labels.max()}, expected classes from 0 to {logits.shape[-1] - 1}"
         )
+    coverage.check_clean(labels, logits.shape[-1], "labels", str(labels[0]))
+    without = coverage.missing(labels, logits.shape[-1])
+    for sentence in coverage.notes(without, [], [str(index) for index in range(logits.shape[-1])]):
+        console.print(sentence, markup=False)
+    check_numbers("network", params, model_state)
+    check_answers("network", network, params, model_state, images)
     config = _configured(options)
     start = begin(config, network, params, model_state, Split(images, labels.astype(np.int32)))
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
+from fip_jax.data import coverage
 from fip_jax.data.own_images import is_path
 from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.description import describe
@@ -22,9 +24,11 @@ from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.interop.state_dict import listing
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
+from fip_jax.per_example import PyTree
 from fip_jax.phase import Measure, Row
+from fip_jax.plausible import check_answers
 from fip_jax.progress import Task, console
-from fip_jax.report import figures, html, tensorboard, text
+from fip_jax.report import figures, html, tensorboard, text, verdict
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -54,6 +58,7 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     if finished is not None and not _to_export(config, workdir):
         console.print("this run was finished before")
         given.check_finished(config, finished.get("given", {}))
+        finished = _judged(finished, config)
         if not (workdir.path / "report.html").exists():
             html.write(workdir.path, finished, command)
         watch(workdir.path)
@@ -63,6 +68,8 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
+    for sentence in _classes(config, material)["classes_in_words"]:
+        console.print(sentence, markup=False)
     implant.check(config, fresh, material)
     if fresh.foreign is not None and config.clean.source == "train" and not is_path(config.dataset.name):
         console.print(
@@ -70,6 +77,9 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
             f"{config.dataset.name}, give --config.clean.source=test",
             markup=False,
         )
+    if loaded is not None:
+        trees = loaded.params, loaded.model_state
+        check_answers(config.victim.checkpoint, loaded.network, *trees, material.clean.images)
     if config.mode == "purify":
         check_sizes(config, len(material.clean.labels))
     workdir.begin()
@@ -104,6 +114,26 @@ def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> 
             f"victim.checkpoint: {config.victim.checkpoint} has {network.num_classes} classes, expected "
             f"{len(material.class_names)}, as in the data set {config.dataset.name}"
         )
+
+
+def _classes(config: ConfigDict, material: Material) -> dict[str, Any]:
+    """The classes without images, for `summary.json`; clean images of one class alone are refused."""
+    names = material.class_names
+    if config.mode == "purify":
+        labels = material.clean.labels
+        coverage.check_clean(labels, len(names), "dataset.name", names[int(labels[0])])
+    clean, test = (coverage.missing(part.labels, len(names)) for part in (material.clean, material.test))
+    return {
+        "classes_without_clean_images": clean,
+        "classes_without_test_images": test,
+        "classes_in_words": coverage.notes(clean if config.mode == "purify" else [], test, names),
+    }
+
+
+def _judged(summary: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """The summary with its verdict, a word of `grades.GRADES`, and the same in a sentence."""
+    found = verdict.judge(summary, config.to_dict())
+    return summary | {"verdict": found.grade, "headline": found.headline}
 
 
 def _story(
@@ -149,6 +179,7 @@ def _story(
     if measured := over_time.account(workdir):
         summary["over_time"] = measured
     summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
+    summary = _judged(summary, config)
     html.write(workdir.path, summary, command)
     # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
@@ -179,8 +210,23 @@ def _purify(
         "smoothness": {"before": smooth_before, "after": smooth_after},
         "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
+        **_change(victim.params, purified.suspect.params),
         "defense": config.defense.name,
     }, purified.suspect
+
+
+def _change(before: PyTree, after: PyTree) -> dict[str, float]:
+    """How far the weights moved over their norm, and that norm over what it was."""
+
+    def norm(*trees: PyTree) -> float:
+        leaves = zip(*map(jax.tree.leaves, trees), strict=True)
+        parts = (
+            np.subtract(*map(np.asarray, pair)) if len(pair) > 1 else np.asarray(pair[0]) for pair in leaves
+        )
+        return float(np.sqrt(sum(np.square(part.astype(np.float64)).sum() for part in parts)))
+
+    whole = norm(before) or 1.0
+    return {"relative_change": norm(after, before) / whole, "norm_ratio": norm(after) / whole}
 
 
 def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:
@@ -206,6 +252,7 @@ def _begun_summary(
         "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),
         "network": _network(victim),
+        **_classes(config, material),
         "seed": config.seed,
         **environment(),
     }

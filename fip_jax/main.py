@@ -12,11 +12,15 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fip_jax.errors import UserError
+from fip_jax.grades import EXIT_STATUS, GRADES
 from fip_jax.pages import ask_for_large_pages
 from fip_jax.shown import shown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+_FAIL_ON = flags.DEFINE_list(
+    "fail_on", [], f"Verdicts that end with exit status {EXIT_STATUS}: {', '.join(GRADES)}."
+)
 _REFUSED = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG)
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -34,7 +38,7 @@ def _main(_: list[str]) -> None:
     compiled.set_up()
     try:
         command = shlex.join(["python", "-m", "fip_jax.main", *sys.argv[1:]])
-        experiment.run(_CONFIG.value, Path(os.path.expanduser(_WORKDIR.value or "")), command)
+        summary = experiment.run(_CONFIG.value, Path(os.path.expanduser(_WORKDIR.value or "")), command)
     except UserError as error:
         _refuse(str(error))
     except OSError as error:
@@ -52,6 +56,10 @@ def _main(_: list[str]) -> None:
         print("fip_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
+    if summary["verdict"] in _FAIL_ON.value:
+        print(f"fip_jax: --fail_on: the verdict is {summary['verdict']}", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
+
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
@@ -66,6 +74,8 @@ def _parse(arguments: list[str]) -> list[str]:
         _refuse(message)
     if not _WORKDIR.value:
         _refuse("--workdir: found nothing, expected the path of a folder")
+    if unknown := [word for word in _FAIL_ON.value if word not in GRADES]:
+        _refuse(f"--fail_on: found {unknown[0]!r}, expected some of {', '.join(GRADES)}")
     if len(rest) > 1:
         _refuse(f"found the argument {rest[1]!r}, expected only flags")
     # Orbax logs and prints what its threads raised, which it then raises here as well: once is enough.

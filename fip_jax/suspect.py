@@ -25,6 +25,7 @@ from fip_jax.models import abstract_model, aliases, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
+from fip_jax.plausible import check_numbers
 from fip_jax.progress import console
 from fip_jax.workdir import Workdir
 
@@ -84,7 +85,9 @@ def load(config: ConfigDict) -> Suspect:
         raise UserError(
             f"victim.checkpoint: found nothing at {path}, expected a file, or a folder of fip_jax"
         )
-    return _load_file(config, path) if path.is_file() else _load_folder(config, path)
+    found = _load_file(config, path) if path.is_file() else _load_folder(config, path)
+    check_numbers(str(path), found.params, found.model_state)
+    return found
 
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:

@@ -170,6 +170,7 @@ def test_unknown_names_are_no_part_of_it():
         (IMAGES, LABELS + 1, {}, "labels: found 1 to 3, expected classes from 0 to 2"),
         (IMAGES, LABELS - 1, {}, "labels: found -1 to 1, expected"),
         (IMAGES[:0], LABELS[:0], {}, "images: found none"),
+        (IMAGES, LABELS * 0 + 1, {}, "labels: found clean images of the class 1 alone, expected some of all"),
         (IMAGES, LABELS, {"steps": "many"}, "steps: found 'many', expected a int"),
         (IMAGES, LABELS, {"seed": None}, "seed: found None, expected a int"),
         (IMAGES, LABELS, {"learning_rate": None}, "learning_rate: found None, expected a float"),
