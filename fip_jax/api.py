@@ -19,7 +19,7 @@ from fip_jax.data.pixels import to_bytes
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
-from fip_jax.export import as_exported, export
+from fip_jax.export import as_exported, check, export
 from fip_jax.network import FunctionNetwork, Network, split_module
 from fip_jax.per_example import PyTree
 from fip_jax.plausible import check_answers, check_numbers
@@ -43,14 +43,16 @@ def load(
       std: per channel, divides what is left.
 
     Raises:
-      UserError: not such a file, damaged, or no network that is known here.
+      UserError: not such a file, damaged, no network that is known here, or one that could not be written again.
     """
     config = default_config()
     config.victim.checkpoint = str(path)
     _set(config.dataset, "image_size", image_size)
     config.dataset.mean, config.dataset.std = _per_channel("mean", mean, 3), _per_channel("std", std, 3)
     check_config(config)
-    return suspect.load(config)
+    network = suspect.load(config)
+    check(network)
+    return network
 
 
 def save(folder: str | Path, network: Suspect) -> list[Path]:

@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from fip_jax import orbax_folder, plain
 from fip_jax.errors import UserError
 from fip_jax.per_example import PyTree
+from fip_jax.progress import console
 
 _DESCRIPTION = "description.json"
 _NETWORK = "network"
@@ -209,6 +210,17 @@ def _load_whole_description(path: Path, key: str) -> dict[str, Any]:
         return told
 
 
+def drop_damaged(path: Path) -> None:
+    """Removes a model of a run's own that a power cut has damaged; the run's checkpoints make it again."""
+    if not path.exists():
+        return
+    try:
+        _load(path, None, "it is made again", limit=1 << 33)
+    except UserError as error:
+        console.print(f"{error}: it is made again", markup=False)
+        shutil.rmtree(path)
+
+
 def load_model(path: Path, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
     """(params, model_state) saved by `save_model`, in the structure of the given ones.
 
@@ -248,10 +260,12 @@ def _nested(arrays: dict[str, np.ndarray]) -> dict[str, PyTree]:
     return {"params": {}, "model_state": {}} | network
 
 
-def _load(path: Path, expected: dict[str, Any] | None, advice: str) -> dict[str, np.ndarray]:
+def _load(
+    path: Path, expected: dict[str, Any] | None, advice: str, limit: int = 1 << 28
+) -> dict[str, np.ndarray]:
     told = _load_whole_description(path, "victim.checkpoint")
     with _readable(path, advice):
-        arrays = orbax_folder.read_arrays(path / _NETWORK, expected)
+        arrays = orbax_folder.read_arrays(path / _NETWORK, expected, limit)
         if _sha256(arrays) != told["weights"]:
             raise ValueError("checksum does not match")
     for array in arrays.values():

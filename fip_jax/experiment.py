@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fip_jax import given, implant, over_time, purify, suspect
+from fip_jax import export, finished, given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.config import check_config
@@ -54,16 +54,17 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     check_config(config)
     watch = _watching(config)
     workdir = Workdir(workdir_path, config.to_dict(), watch)
-    finished = workdir.summary()
-    if finished is not None and not _to_export(config, workdir):
+    done = _whole_summary(workdir)
+    if done is not None and not _to_export(config, workdir):
         console.print("this run was finished before")
-        given.check_finished(config, finished.get("given", {}))
-        finished = _judged(finished, config)
-        if not (workdir.path / "report.html").exists():
-            html.write(workdir.path, finished, command)
+        given.check_finished(config, done.get("given", {}))
+        done = _judged(done, config)
+        report = workdir.path / "report.html"
+        if not report.exists() or not report.stat().st_size:
+            html.write(workdir.path, done, command)
         watch(workdir.path)
-        text.print_summary(finished, workdir.path)
-        return finished
+        text.print_summary(done, workdir.path)
+        return done
     loaded = suspect.load(config) if config.victim.checkpoint else None
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(describe(config, len(material.class_names)), config.seed)
@@ -79,6 +80,8 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         )
     if loaded is not None:
         trees = loaded.params, loaded.model_state
+        if config.mode == "purify":
+            export.check(loaded)
         check_answers(config.victim.checkpoint, loaded.network, *trees, material.clean.images)
     if config.mode == "purify":
         check_sizes(config, len(material.clean.labels))
@@ -87,6 +90,18 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
+
+
+def _whole_summary(workdir: Workdir) -> dict[str, Any] | None:
+    """The summary of a finished run that still has all that it wrote, else None."""
+    summary = workdir.summary()
+    lost = finished.damaged(workdir.path, summary) if summary is not None else []
+    if lost:
+        names = listing(lost)
+        console.print(
+            f"missing or damaged since this run was finished, and made again: {names}", markup=False
+        )
+    return None if lost else summary
 
 
 def _to_export(config: ConfigDict, workdir: Workdir) -> bool:
@@ -151,10 +166,10 @@ def _story(
         victim, material = implant.implant(config, fresh, material, workdir, measure)
     if _to_export(config, workdir):
         export_poisoned(workdir.path / _POISONED, for_export(material, config), victim)
-    finished = workdir.summary()
-    if finished is not None:  # begun again for the export alone
-        text.print_summary(finished, workdir.path)
-        return finished
+    done = _whole_summary(workdir)
+    if done is not None:  # begun again for the export alone
+        text.print_summary(done, workdir.path)
+        return done
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     text.print_rates(before, "suspicious network")
@@ -181,6 +196,8 @@ def _story(
     summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
     summary = _judged(summary, config)
     html.write(workdir.path, summary, command)
+    workdir.check_held()
+    summary["files"] = finished.inventory(workdir.path)
     # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
     text.print_summary(summary, workdir.path)

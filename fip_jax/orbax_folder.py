@@ -23,19 +23,18 @@ _TYPES = ("float32", "float16", "bfloat16", "float64", "int32", "uint32", "int64
 _MAX_ARRAYS = 4096
 _MAX_AXES = 8
 _MAX_HEADER = 1 << 14
-# Of arrays of which nobody knows what they should be.
-_MAX_UNKNOWN_BYTES = 1 << 28
 _INDEX = struct.Struct("<QQI")  # offset and length of the numbers, and a checksum of these two
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
-def read_arrays(folder: Path, expected: Shapes | None) -> dict[str, np.ndarray]:
+def read_arrays(folder: Path, expected: Shapes | None, limit: int = 1 << 28) -> dict[str, np.ndarray]:
     """The arrays in a folder by name.
 
     Args:
       folder: with a folder for each array.
-      expected: names, shapes and types that the arrays have to have; None for whatever is there, up to 256 MiB.
+      expected: names, shapes and types that the arrays have to have; None for whatever is there.
+      limit: bytes of all arrays, where nobody knows what they should be.
 
     Raises:
       ValueError: not such a folder, or arrays that are not as expected.
@@ -50,8 +49,8 @@ def read_arrays(folder: Path, expected: Shapes | None) -> dict[str, np.ndarray]:
             shape, dtype = found[name]
             raise ValueError(f"{name} is {dtype} {list(shape)}, not {like.dtype} {list(like.shape)}")
     total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values())
-    if expected is None and total > _MAX_UNKNOWN_BYTES:
-        raise ValueError(f"{total} bytes of numbers, at most {_MAX_UNKNOWN_BYTES} are read")
+    if expected is None and total > limit:
+        raise ValueError(f"{total} bytes of numbers, at most {limit} are read")
     return {name: _numbers(folder / name, *found[name]) for name in found}
 
 

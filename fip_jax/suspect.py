@@ -196,6 +196,7 @@ def train(
       keep_attack: called with the state of an attack that was trained along, before the network is saved.
     """
     folder = workdir.path / course.name
+    checkpoint.drop_damaged(folder)
     if folder.exists():
         params, model_state = checkpoint.load_model(folder, suspect.params, suspect.model_state)
         return suspect._replace(params=params, model_state=model_state)
@@ -227,6 +228,7 @@ def train(
     if course.by_batch is not None and course.by_batch.joint:
         keep_attack(params["attack"])
         params = params["network"]
+    workdir.check_held()
     checkpoint.save_model(folder, params, model_state, suspect.description)
     return suspect._replace(params=params, model_state=model_state)
 

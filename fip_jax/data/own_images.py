@@ -60,6 +60,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
     if not path.is_dir():
         raise UserError(f"dataset.name: found no folder {path}, expected one with clean/ or train/")
     found = {split: _classes(path / split) for split in SPLITS if (path / split).is_dir()}
+    _say_what_is_passed_over(path)
     if not found.keys() & {"clean", "train"}:
         raise UserError(f"dataset.name: found neither {path}/clean nor {path}/train, expected one of them")
     names, numbers = _numbered(path, {name for classes in found.values() for name in classes})
@@ -68,6 +69,31 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
         for split, classes in found.items()
     }
     return DataSet(splits.get("train"), splits.get("test"), names, splits.get("clean"), own=True)
+
+
+def _say_what_is_passed_over(path: Path) -> None:
+    """Names what lies where images are expected and is none of them: links to nothing, pipes, folders in folders."""
+    strange: dict[str, list[Path]] = {}
+    for place in sorted(entry for split in SPLITS for entry in (path / split).glob("*")):
+        entries = sorted(place.iterdir()) if place.is_dir() else [place]
+        for entry in entries:
+            if entry.name.startswith(".") or place.name.startswith("."):
+                continue
+            if kind := _kind(entry, inside=place.is_dir()):
+                strange.setdefault(kind, []).append(entry)
+    for kind, entries in strange.items():
+        console.print(
+            f"{path}: {len(entries)} {kind} passed over, {entries[0].relative_to(path)} for one", markup=False
+        )
+
+
+def _kind(entry: Path, inside: bool) -> str:
+    """What is passed over, in words; "" for a file in the folder of a class."""
+    if entry.is_dir():
+        return "folders inside of a class's" if inside else ""
+    if entry.is_file():
+        return "" if inside else "files outside of the folders of classes"
+    return "links to nothing" if entry.is_symlink() else "pipes or devices"
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -90,12 +116,24 @@ def _numbered(path: Path, folders: set[str]) -> tuple[tuple[str, ...], dict[str,
         return tuple(map(shown, names)), {name: index for index, name in enumerate(names)}
     # Not int() of a name of any length, which Python refuses.
     numbers = {folder: int(folder[-10:]) for folder in folders}
+    for number in sorted(set(numbers.values())):
+        if len(same := sorted(folder for folder in folders if numbers[folder] == number)) > 1:
+            raise UserError(
+                f"dataset.name: found the folders {', '.join(same)} in {path}, which are one number, expected one "
+                f"folder for the class {number}"
+            )
     strange = [folder for folder in sorted(folders) if len(folder) > 10 or numbers[folder] > MAX_LABEL]
     if strange:
         raise UserError(
             f"dataset.name: found the class {strange[0][:50]} in {path}, expected at most {MAX_LABEL}"
         )
-    return tuple(map(str, range(1 + max(numbers.values())))), numbers
+    low, high = min(numbers.values()), max(numbers.values())
+    console.print(
+        f"{path}: the folders' names are numbers and are taken for the indices of classes, {low} to {high}"
+        + (", of which 0 has no images" if low else ""),
+        markup=False,
+    )
+    return tuple(map(str, range(1 + high))), numbers
 
 
 def _read_split(

@@ -3,7 +3,7 @@
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from fip_jax.interop.pickled_values import STORAGES
 _STORAGES = {dtype: name for name, dtype in STORAGES.items()}
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def write(path: Path | IO[bytes], content: dict[str, Any]) -> None:
     """Writes a zip container as `torch.save` does.
 
     Args:
-      path: the file.
+      path: the file, or what takes its bytes.
       content: nested dicts with keys of type str, lists and tuples of None, bool, int, float, str, and arrays, which
         become tensors.
 

@@ -62,6 +62,42 @@ def test_folders_with_numbers_are_the_classes(tmp_path):
     assert data.test is None
 
 
+def test_numbers_are_said_to_be_indices(tmp_path, capsys):
+    for name in ("90", "180", "270"):
+        paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
+    source.load(str(tmp_path), image_size=8)
+    said = "names are numbers and are taken for the indices of classes, 90 to 270, of which 0 has no images"
+    assert said in capsys.readouterr().out
+    paint(tmp_path / "test/0/1.png", (0, 0, 0))
+    source.load(str(tmp_path), image_size=8)
+    assert "classes, 0 to 270\n" in capsys.readouterr().out
+
+
+def test_folders_of_one_number(tmp_path):
+    for name in ("1", "01", "2"):
+        paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
+    assert "found the folders 01, 1 in" in refusal(tmp_path)
+
+
+def test_what_is_passed_over_is_said(tmp_path, capsys):
+    paint(tmp_path / "clean/ant/1.png", (0, 0, 0))
+    paint(tmp_path / "clean/ant/more/2.png", (0, 0, 0))
+    (tmp_path / "clean/ant/linked.png").symlink_to("1.png")
+    (tmp_path / "clean/ant/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "clean/bee").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "clean/ant/pipe.png")
+    paint(tmp_path / "clean/stray.png", (0, 0, 0))
+    assert len(source.load(str(tmp_path), image_size=8).clean.labels) == 2
+    said = capsys.readouterr().out
+    for part in (
+        "1 folders inside of a class's passed over, clean/ant/more",
+        "2 links to nothing passed over, clean/ant/gone.png",
+        "1 pipes or devices passed over, clean/ant/pipe.png",
+        "1 files outside of the folders of classes passed over, clean/stray.png",
+    ):
+        assert part in said, said
+
+
 def test_numbers_among_words_are_words(tmp_path):
     for name in ("10", "9", "B"):
         paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
