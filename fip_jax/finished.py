@@ -14,13 +14,21 @@ def inventory(folder: Path) -> dict[str, str]:
     Args:
       folder: a run's.
     """
-    found = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder, _NETWORKS)}
+    networks = (file for file in _files(folder, _NETWORKS) if not _note(file.relative_to(folder)))
+    found = {str(file.relative_to(folder)): _sha256(file) for file in networks}
     return found | {str(file.relative_to(folder)): "" for file in _files(folder, _SHOWN)}
 
 
 def damaged(folder: Path, summary: dict[str, Any]) -> list[str]:
     """The files of `inventory`, as the summary has it, that are gone, empty, or networks with other bytes."""
     return [name for name, wanted in summary.get("files", {}).items() if not _whole(folder / name, wanted)]
+
+
+def _note(name: Path) -> bool:
+    """Whether a file is a note of Orbax, with its times, and nothing of a network."""
+    return (
+        len(name.parts) > 1 and name.name not in ("description.json", "zarr.json") and "c" not in name.parts
+    )
 
 
 def _whole(file: Path, wanted: str) -> bool:

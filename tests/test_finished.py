@@ -41,22 +41,25 @@ def test_what_is_lost_is_made_again(config, tmp_path, capsys):
         """What the next start says."""
         capsys.readouterr()
         second = experiment.run(config, folder)
-        same = ("verdict", "victim", "purified", "files", "given")
+        same = ("verdict", "victim", "purified", "given", "norm_ratio")
         assert {key: second[key] for key in same} == {key: first[key] for key in same}
         assert {name: (folder / name).read_bytes() for name in whole} == whole
+        assert finished.damaged(folder, second) == []
         return capsys.readouterr().out
 
     assert "this run was finished before" in again()
-    for name in whole:
-        for damage in (b"", None, whole[name][:-9]):
-            if name.endswith(".png") and damage:
-                continue
-            (folder / name).unlink() if damage is None else (folder / name).write_bytes(damage)
-            assert f"missing or damaged since this run was finished, and made again: {name}" in again()
+    networks = list(whole)
+    for name, content in zip(
+        whole, (b"", whole[networks[1]][:-9], whole[networks[2]][:-9], None), strict=True
+    ):
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    said = again()
+    assert "missing or damaged since this run was finished, and made again: " in said
+    assert all(name in said for name in whole)
     for name in ("purified", "victim"):
         shutil.rmtree(folder / name)
         (folder / name).mkdir()
-        assert "found no model" in again()
+    assert again().count("found no model") == 2
     (folder / "report.html").write_bytes(b"")
     assert "finished before" in again()
     assert (folder / "report.html").stat().st_size
