@@ -51,7 +51,7 @@ UNLIKE = ("seconds", "files", "versions", "hardware")
 def images(path: Path) -> None:
     """Random images of four classes, which is enough for numbers to differ."""
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 160), ("test", 40)):
         arrays[f"{split}_images"] = rng.integers(0, 256, (count, 16, 16, 3), np.uint8)
         arrays[f"{split}_labels"] = np.arange(count) % 4
@@ -119,8 +119,8 @@ def cuts(place: Path, finished: bool) -> dict[str, int]:
     experiment.run(config, whole)
     expected = numbers(whole)
     if not finished:
-        for name in ("summary.json", "report.html", "purified.safetensors"):
-            (whole / name).unlink()
+        for lost in ("summary.json", "report.html", "purified.safetensors"):
+            (whole / lost).unlink()
         shutil.rmtree(whole / "purified")
         last = max((whole / "checkpoints" / "purify").glob("[0-9]*"), key=lambda path: int(path.name))
         shutil.rmtree(last)
@@ -158,8 +158,8 @@ def main() -> int:
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     found = {}
-    with tempfile.TemporaryDirectory(prefix="fip_jax_outages_") as name:
-        place = Path(name)
+    with tempfile.TemporaryDirectory(prefix="fip_jax_outages_") as folder:
+        place = Path(folder)
         images(place / "own.npz")
         for finished in (True, False):
             found["power cut, finished run" if finished else "power cut, unfinished run"] = cuts(

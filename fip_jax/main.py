@@ -116,7 +116,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _refuse_if_gone() -> None:
     """Says why, where the workdir was removed while the run was writing to it."""
-    if not Path(os.path.expanduser(_WORKDIR.value)).exists():
+    if not Path(os.path.expanduser(_WORKDIR.value or "")).exists():
         _refuse(
             f"--workdir: {_WORKDIR.value} was removed or moved while the run was writing to it, expected it to stay"
         )

@@ -63,8 +63,18 @@ def test_the_module_starts_by_itself():
     assert done.stderr.count("\n") == 1
 
 
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(tmp_path):
+    """The config file is read then, too."""
+    interrupting = tmp_path / "interrupting.py"
+    interrupting.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    arguments = [sys.executable, *REAL, f"--config={interrupting}", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "fip_jax: stopped\n")
+
+
 def test_missing_flags_and_files_are_named(data_dir, tmp_path):
     arguments = command(tmp_path / "run", data_dir)
+    assert "--fail_on: found 'safe', expected some of removed" in refusal([*arguments, "--fail_on=safe"])
     assert "--workdir" in refusal([a for a in arguments if not a.startswith("--workdir")])
     missing = [a.replace("quickstart.py", "missing.py") for a in arguments]
     assert "missing.py" in refusal(missing)

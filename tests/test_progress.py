@@ -101,15 +101,22 @@ class Full(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("broken", [Full(), None, io.StringIO()])
+class Broken(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("broken", [Full(), Broken(), None, io.StringIO()])
 def test_an_output_that_takes_nothing_ends_no_run(broken, monkeypatch):
     monkeypatch.setattr(progress.sys, "stdout", broken)
-    if broken is not None and not isinstance(broken, Full):
+    if type(broken) is io.StringIO:
         broken.close()
     screen = progress._Screen(highlight=False, soft_wrap=True)
     monkeypatch.setattr(progress, "console", screen)
     for _ in range(2):
         screen.print("a line")
-    if broken is None or isinstance(broken, Full):
+    if type(broken) is not io.StringIO:
         with Task("train", 2) as task:
             task.update(2)

@@ -292,6 +292,7 @@ def test_how_numbers_were_computed_is_in_a_fold_and_what_they_mean_beside_them()
     assert "no verdict rests on it" in words and "weight decay shrinks the weights" in words
     assert "The norm of the weights: 0.40 times what it was." in words
     assert "A bar is as long as its rate" in words
+    assert "min-width: 30rem" not in text  # on a phone, figures are as wide as the page
 
 
 def test_who_poisoned_the_network_is_said():
