@@ -105,13 +105,17 @@ def _parse(arguments: list[str]) -> list[str]:
         _refuse(f"--fail_on: found {unknown[0]!r}, expected some of {', '.join(GRADES)}")
     if len(rest) > 1:
         _refuse(f"found the argument {rest[1]!r}, expected only flags")
-    # Orbax logs and prints what its threads raised, which it then raises here as well: once is enough.
+    quieten()
+    return rest
+
+
+def quieten() -> None:
+    """Silences what Orbax's threads and coroutines raise and log: it is raised here as well, and once is enough."""
     logging.set_verbosity(logging.FATAL)
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
     python_logging.getLogger("asyncio").disabled = True
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    return rest
 
 
 def _refuse_if_gone() -> None:
