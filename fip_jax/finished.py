@@ -21,7 +21,10 @@ def inventory(folder: Path) -> dict[str, str]:
 
 def damaged(folder: Path, summary: dict[str, Any]) -> list[str]:
     """The files of `inventory`, as the summary has it, that are gone, empty, or networks with other bytes."""
-    return [name for name, wanted in summary.get("files", {}).items() if not _whole(folder / name, wanted)]
+    files = summary.get("files")  # which earlier versions did not note down
+    if not isinstance(files, dict):
+        return []
+    return [name for name, wanted in files.items() if not _whole(folder / name, wanted)]
 
 
 def _note(name: Path) -> bool:

@@ -37,7 +37,7 @@ def read_json(path: Path) -> Any:
         if not isinstance(content, dict):
             raise ValueError("not an object")
         return content
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: expected JSON written by fip_jax, found something else ({error}); delete it, and what it held "
             "is worked out again (of config.json, which is the run's settings, a copy is needed)"
@@ -131,7 +131,15 @@ class Workdir:
         file = self.path / "checkpoints" / "results.json"
         if file.exists():
             self._results = read_json(file)
-        self._seconds_before = self._results.get("seconds", self._seconds_before)
+        seconds = self._results.get("seconds", self._seconds_before)
+        known = isinstance(seconds, dict) and all(
+            type(seconds.get(key)) in (int, float) for key in self._seconds_before
+        )
+        if not known:
+            raise UserError(
+                f"{file}: found no seconds of the run so far, expected some; delete it, and they begin anew"
+            )
+        self._seconds_before = seconds
 
     def check_held(self) -> None:
         """Refuses to write into a folder that is gone, or into another one of its name.

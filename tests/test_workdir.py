@@ -117,7 +117,9 @@ def test_a_corrupt_config_names_the_file(begun, content):
         Workdir(begun, CONFIG)
 
 
-@pytest.mark.parametrize("content", ["{", "[1, 2]"])
+@pytest.mark.parametrize(
+    "content", ["{", "[1, 2]", "[" * 100_000, '{"seconds": 3}', '{"seconds": {"total": 1}}']
+)
 def test_corrupt_results_name_the_file(begun, content):
     (begun / "checkpoints" / "results.json").write_text(content)
     workdir = Workdir(begun, CONFIG)
