@@ -26,7 +26,7 @@ from fip_jax.interop import backdoorbench, foreign, torch_writer
 from fip_jax.progress import console
 from fip_jax.workdir import write_json, write_whole
 
-SLOW = 5.0  # seconds
+SLOW = 5.0  # seconds of the processor
 NUMBERS = (0, 1, 127, 128, 255, 1 << 16, (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1)
 
 
@@ -194,9 +194,9 @@ def campaign(
         shutil.rmtree(mutant, ignore_errors=True)
         shutil.copytree(place / "whole", mutant)
         damage(mutant, rng)
-        begun = time.monotonic()
+        begun = time.process_time()
         outcome = _outcome(read, mutant)
-        if time.monotonic() - begun > SLOW:
+        if time.process_time() - begun > SLOW:
             outcome = "slow"
         found[outcome] += 1
         if outcome not in ("read", "refused"):

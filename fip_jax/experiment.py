@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from fip_jax import export, finished, given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
+from fip_jax.change import change
 from fip_jax.config import check_config
 from fip_jax.data import coverage
 from fip_jax.data.own_images import is_path
@@ -24,7 +24,6 @@ from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.interop.state_dict import listing
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
-from fip_jax.per_example import PyTree
 from fip_jax.phase import Measure, Row
 from fip_jax.plausible import check_answers
 from fip_jax.progress import Task, console
@@ -132,17 +131,8 @@ def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> 
 
 
 def _classes(config: ConfigDict, material: Material) -> dict[str, Any]:
-    """The classes without images, for `summary.json`; clean images of one class alone are refused."""
-    names = material.class_names
-    if config.mode == "purify":
-        labels = material.clean.labels
-        coverage.check_clean(labels, len(names), "dataset.name", names[int(labels[0])])
-    clean, test = (coverage.missing(part.labels, len(names)) for part in (material.clean, material.test))
-    return {
-        "classes_without_clean_images": clean,
-        "classes_without_test_images": test,
-        "classes_in_words": coverage.notes(clean if config.mode == "purify" else [], test, names),
-    }
+    parts = material.clean.labels, material.test.labels
+    return coverage.account(*parts, material.class_names, of_clean=config.mode == "purify")
 
 
 def _judged(summary: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
@@ -227,23 +217,9 @@ def _purify(
         "smoothness": {"before": smooth_before, "after": smooth_after},
         "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
-        **_change(victim.params, purified.suspect.params),
+        **change(victim.params, purified.suspect.params),
         "defense": config.defense.name,
     }, purified.suspect
-
-
-def _change(before: PyTree, after: PyTree) -> dict[str, float]:
-    """How far the weights moved over their norm, and that norm over what it was."""
-
-    def norm(*trees: PyTree) -> float:
-        leaves = zip(*map(jax.tree.leaves, trees), strict=True)
-        parts = (
-            np.subtract(*map(np.asarray, pair)) if len(pair) > 1 else np.asarray(pair[0]) for pair in leaves
-        )
-        return float(np.sqrt(sum(np.square(part.astype(np.float64)).sum() for part in parts)))
-
-    whole = norm(before) or 1.0
-    return {"relative_change": norm(after, before) / whole, "norm_ratio": norm(after) / whole}
 
 
 def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:

@@ -54,3 +54,27 @@ def notes(without_clean: Sequence[int], without_test: Sequence[int], names: Sequ
             f"There are no test images of {listing(without_test, names)}: ACC says nothing of them."
         )
     return sentences
+
+
+def account(
+    clean: np.ndarray, test: np.ndarray, names: Sequence[str], *, of_clean: bool = True
+) -> dict[str, list]:
+    """The classes without images, for `summary.json`.
+
+    Args:
+      clean: labels of the clean images, int `[N]`.
+      test: labels of the test images, int `[M]`.
+      names: of all classes.
+      of_clean: whether a network is to be purified with the clean images.
+
+    Raises:
+      UserError: it is, and they are of one class alone.
+    """
+    if of_clean:
+        check_clean(clean, len(names), "dataset.name", names[int(clean[0])])
+    without = [missing(labels, len(names)) for labels in (clean, test)]
+    return {
+        "classes_without_clean_images": without[0],
+        "classes_without_test_images": without[1],
+        "classes_in_words": notes(without[0] if of_clean else [], without[1], names),
+    }
