@@ -14,13 +14,16 @@ from ml_collections import ConfigDict
 
 from fip_jax import purify, suspect
 from fip_jax.config import check_config, default_config
+from fip_jax.data import coverage
+from fip_jax.data.pixels import to_bytes
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.defense_check import METHODS
 from fip_jax.errors import UserError
-from fip_jax.export import as_exported, export
+from fip_jax.export import as_exported, check, export
 from fip_jax.network import FunctionNetwork, Network, split_module
 from fip_jax.per_example import PyTree
+from fip_jax.plausible import check_answers, check_numbers
 from fip_jax.progress import Task, console
 from fip_jax.suspect import Suspect
 
@@ -44,7 +47,7 @@ def load(
         "conv1 relu max2 flatten fc1" (see `interop/chain.py`).
 
     Raises:
-      UserError: not such a file, damaged, or no network that is known here.
+      UserError: not such a file, damaged, no network that is known here, or one that could not be written again.
     """
     config = default_config()
     config.victim.checkpoint = str(path)
@@ -52,7 +55,9 @@ def load(
     _set(config.model, "layers", layers)
     config.dataset.mean, config.dataset.std = _per_channel("mean", mean, 3), _per_channel("std", std, 3)
     check_config(config)
-    return suspect.load(config)
+    network = suspect.load(config)
+    check(network)
+    return network
 
 
 def save(folder: str | Path, network: Suspect) -> list[Path]:
@@ -82,7 +87,7 @@ def purify_network(network, images, labels, *, unlabeled=None, mean=None, std=No
     Args:
       network: from `load`, or an NNX module whose call takes normalised images `[N, H, W, C]` and `rngs` (None
         without dropout) and returns logits `[N, num_classes]`.
-      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       unlabeled: as of `purify_function`.
       mean: for a module, per channel, subtracted from images in [0, 1]; 0 by default. `load` gives a network its own.
@@ -125,7 +130,7 @@ def purify_function(
     Args:
       apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`; normalises by itself.
       params: pytree of float arrays; left as it is.
-      images: clean images, uint8 `[N, H, W, C]`, which the network was not trained on.
+      images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       unlabeled: more images of the same shape and type, `[M, H, W, C]`, whose classes nobody has to know: the
         suspicious network is asked about them. They need not be of these classes, nor is it needed that none has a
@@ -153,8 +158,9 @@ def _purify(
     options: dict[str, Any],
 ) -> purify.State:
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise UserError(f"images: found {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]")
+    if images.ndim != 4:
+        raise UserError(f"images: found {images.dtype} {list(images.shape)}, expected [N, H, W, C]")
+    images = to_bytes("images", images)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"labels: found {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}], one an image"
@@ -172,12 +178,18 @@ def _purify(
             f"labels: found {labels.min()} to {labels.max()}, expected classes from 0 to {logits.shape[-1] - 1}"
         )
     if unlabeled is not None:
-        unlabeled = np.asarray(unlabeled)
-        if unlabeled.dtype != np.uint8 or unlabeled.shape[1:] != images.shape[1:]:
+        unlabeled = to_bytes("unlabeled", np.asarray(unlabeled))
+        if unlabeled.shape[1:] != images.shape[1:]:
             raise UserError(
-                f"unlabeled: found {unlabeled.dtype} {list(unlabeled.shape)}, expected uint8 "
-                f"[M, {', '.join(map(str, images.shape[1:]))}], like the images"
+                f"unlabeled: found {list(unlabeled.shape)}, expected [M, {', '.join(map(str, images.shape[1:]))}], "
+                "like the images"
             )
+    coverage.check_clean(labels, logits.shape[-1], "labels", str(labels[0]))
+    without = coverage.missing(labels, logits.shape[-1])
+    for sentence in coverage.notes(without, [], [str(index) for index in range(logits.shape[-1])]):
+        console.print(sentence, markup=False)
+    check_numbers("network", params, model_state)
+    check_answers("network", network, params, model_state, images)
     config = _configured(options)
     clean = Split(images, labels.astype(np.int32))
     start = begin(config, network, params, model_state, clean, unlabeled=unlabeled)

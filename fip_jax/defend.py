@@ -311,6 +311,8 @@ def purify_suspect(
     state = start.restore(outcome.state)
     purified = as_exported(suspect._replace(params=state.params, model_state=state.model_state))
     folder = workdir.path / "purified"
+    workdir.check_held()
+    checkpoint.drop_damaged(folder)
     if not folder.exists():
         checkpoint.save_model(folder, purified.params, purified.model_state, purified.description)
     export(workdir.path, purified)

@@ -10,10 +10,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import given, implant, over_time, purify, suspect
+from fip_jax import export, finished, given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
+from fip_jax.change import change
 from fip_jax.config import check_config
+from fip_jax.data import coverage
 from fip_jax.data.own_images import is_path
 from fip_jax.defend import check_sizes, purify_suspect
 from fip_jax.description import describe
@@ -23,8 +25,9 @@ from fip_jax.interop.state_dict import listing
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
+from fip_jax.plausible import check_answers
 from fip_jax.progress import Task, console
-from fip_jax.report import figures, html, tensorboard, text
+from fip_jax.report import figures, html, tensorboard, text, verdict
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__
 from fip_jax.workdir import Workdir, write_json
@@ -50,19 +53,23 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
     check_config(config)
     watch = _watching(config)
     workdir = Workdir(workdir_path, config.to_dict(), watch)
-    finished = workdir.summary()
-    if finished is not None and not _to_export(config, workdir):
+    done = _whole_summary(workdir)
+    if done is not None and not _to_export(config, workdir):
         console.print("this run was finished before")
-        given.check_finished(config, finished.get("given", {}))
-        if not (workdir.path / "report.html").exists():
-            html.write(workdir.path, finished, command)
+        given.check_finished(config, done.get("given", {}))
+        done = _judged(done, config)
+        report = workdir.path / "report.html"
+        if not report.exists() or not report.stat().st_size:
+            html.write(workdir.path, done, command)
         watch(workdir.path)
-        text.print_summary(finished, workdir.path)
-        return finished
+        text.print_summary(done, workdir.path)
+        return done
     loaded = suspect.load(config) if config.victim.checkpoint else None
     material = _with_delivered(prepare(config, loaded.num_classes if loaded else None), loaded)
     fresh = loaded or suspect.build(describe(config, len(material.class_names)), config.seed)
     _check_classes(config, fresh, material)
+    for sentence in _classes(config, material)["classes_in_words"]:
+        console.print(sentence, markup=False)
     implant.check(config, fresh, material)
     if fresh.foreign is not None and config.clean.source == "train" and not is_path(config.dataset.name):
         console.print(
@@ -70,6 +77,11 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
             f"{config.dataset.name}, give --config.clean.source=test",
             markup=False,
         )
+    if loaded is not None:
+        trees = loaded.params, loaded.model_state
+        if config.mode == "purify":
+            export.check(loaded)
+        check_answers(config.victim.checkpoint, loaded.network, *trees, material.clean.images)
     if config.mode == "purify":
         check_sizes(config, len(material.clean.labels))
     workdir.begin()
@@ -77,6 +89,18 @@ def run(config: ConfigDict, workdir_path: Path, command: str | None = None) -> d
         return _story(config, workdir, material, fresh, command)
     finally:
         workdir.close()
+
+
+def _whole_summary(workdir: Workdir) -> dict[str, Any] | None:
+    """The summary of a finished run that still has all that it wrote, else None."""
+    summary = workdir.summary()
+    lost = finished.damaged(workdir.path, summary) if summary is not None else []
+    if lost:
+        names = listing(lost)
+        console.print(
+            f"missing or damaged since this run was finished, and made again: {names}", markup=False
+        )
+    return None if lost else summary
 
 
 def _to_export(config: ConfigDict, workdir: Workdir) -> bool:
@@ -106,6 +130,17 @@ def _check_classes(config: ConfigDict, network: Suspect, material: Material) -> 
         )
 
 
+def _classes(config: ConfigDict, material: Material) -> dict[str, Any]:
+    parts = material.clean.labels, material.test.labels
+    return coverage.account(*parts, material.class_names, of_clean=config.mode == "purify")
+
+
+def _judged(summary: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """The summary with its verdict, a word of `grades.GRADES`, and the same in a sentence."""
+    found = verdict.judge(summary, config.to_dict())
+    return summary | {"verdict": found.grade, "headline": found.headline}
+
+
 def _story(
     config: ConfigDict, workdir: Workdir, material: Material, fresh: Suspect, command: str | None
 ) -> dict[str, Any]:
@@ -121,10 +156,10 @@ def _story(
         victim, material = implant.implant(config, fresh, material, workdir, measure)
     if _to_export(config, workdir):
         export_poisoned(workdir.path / _POISONED, for_export(material, config), victim)
-    finished = workdir.summary()
-    if finished is not None:  # begun again for the export alone
-        text.print_summary(finished, workdir.path)
-        return finished
+    done = _whole_summary(workdir)
+    if done is not None:  # begun again for the export alone
+        text.print_summary(done, workdir.path)
+        return done
     analysis = Analysis(config, fresh, material.test)
     before = workdir.once("victim", lambda: _all_rates(predict, victim, material))
     text.print_rates(before, "suspicious network")
@@ -149,7 +184,10 @@ def _story(
     if measured := over_time.account(workdir):
         summary["over_time"] = measured
     summary["seconds"] = over_time.seconds(workdir) | summary.get("seconds", {})
+    summary = _judged(summary, config)
     html.write(workdir.path, summary, command)
+    workdir.check_held()
+    summary["files"] = finished.inventory(workdir.path)
     # Last, because it says that the run is finished.
     write_json(workdir.path / "summary.json", summary)
     text.print_summary(summary, workdir.path)
@@ -180,6 +218,7 @@ def _purify(
         "smoothness": {"before": smooth_before, "after": smooth_after},
         "seconds": {"purify": purified.seconds},
         "skipped_steps": purified.num_skipped,
+        **change(victim.params, purified.suspect.params),
         "defense": config.defense.name,
     }, purified.suspect
 
@@ -208,6 +247,7 @@ def _begun_summary(
         "triggered_images": len(material.triggered.labels) if material.triggered else None,
         "attack": _attack(config, victim),
         "network": _network(victim),
+        **_classes(config, material),
         "seed": config.seed,
         **environment(),
     }

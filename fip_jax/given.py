@@ -66,6 +66,8 @@ def _paths(config: ConfigDict) -> dict[str, Path]:
 def _digest(path: Path, key: str) -> str:
     if path.is_dir():
         return checkpoint.digest(path, key)
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{key}: found no plain file at {path}, expected one")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

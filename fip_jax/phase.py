@@ -82,6 +82,7 @@ class _Recorder:
             self._task.update(taken)
         if last or self._due():
             self._collect()
+            self._workdir.check_held()
             self._checkpoints.save(taken, parallel.on_one(state), self._notes)
             self._workdir.save()
 

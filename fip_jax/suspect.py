@@ -27,6 +27,7 @@ from fip_jax.models import abstract_model, create_model
 from fip_jax.network import Network, make_objective, split_module
 from fip_jax.objective import Settings
 from fip_jax.per_example import PyTree
+from fip_jax.plausible import check_numbers
 from fip_jax.progress import console
 from fip_jax.workdir import Workdir
 
@@ -87,7 +88,9 @@ def load(config: ConfigDict) -> Suspect:
         raise UserError(
             f"victim.checkpoint: found nothing at {path}, expected a file, or a folder of fip_jax"
         )
-    return _load_file(config, path) if path.is_file() else _load_folder(config, path)
+    found = _load_file(config, path) if path.is_file() else _load_folder(config, path)
+    check_numbers(str(path), found.params, found.model_state)
+    return found
 
 
 def _load_file(config: ConfigDict, path: Path) -> Suspect:
@@ -230,6 +233,7 @@ def train(
       keep_attack: called with the state of an attack that was trained along, before the network is saved.
     """
     folder = workdir.path / course.name
+    checkpoint.drop_damaged(folder)
     if folder.exists():
         params, model_state = checkpoint.load_model(folder, suspect.params, suspect.model_state)
         return suspect._replace(params=params, model_state=model_state)
@@ -261,6 +265,7 @@ def train(
     if course.by_batch is not None and course.by_batch.joint:
         keep_attack(params["attack"])
         params = params["network"]
+    workdir.check_held()
     checkpoint.save_model(folder, params, model_state, suspect.description)
     return suspect._replace(params=params, model_state=model_state)
 

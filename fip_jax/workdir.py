@@ -33,13 +33,14 @@ def read_json(path: Path) -> Any:
       UserError: not JSON.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes().decode())
         if not isinstance(content, dict):
             raise ValueError("not an object")
         return content
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: expected JSON written by fip_jax, found something else ({error})"
+            f"{path}: expected JSON written by fip_jax, found something else ({error}); delete it, and what it held "
+            "is worked out again (of config.json, which is the run's settings, a copy is needed)"
         ) from error
 
 
@@ -130,7 +131,33 @@ class Workdir:
         file = self.path / "checkpoints" / "results.json"
         if file.exists():
             self._results = read_json(file)
-        self._seconds_before = self._results.get("seconds", self._seconds_before)
+        seconds = self._results.get("seconds", self._seconds_before)
+        known = isinstance(seconds, dict) and all(
+            type(seconds.get(key)) in (int, float) for key in self._seconds_before
+        )
+        if not known:
+            raise UserError(
+                f"{file}: found no seconds of the run so far, expected some; delete it, and they begin anew"
+            )
+        self._seconds_before = seconds
+
+    def check_held(self) -> None:
+        """Refuses to write into a folder that is gone, or into another one of its name.
+
+        Raises:
+          UserError: the folder was removed, moved or exchanged since the run was begun.
+        """
+        if self._lock is None:
+            return
+        try:
+            same = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
+        except OSError:
+            same = False
+        if not same:
+            raise UserError(
+                f"--workdir: {self.path} was removed or moved while the run was writing to it, expected it to stay; "
+                "where it still is, the same command with its new place goes on"
+            )
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -139,6 +166,7 @@ class Workdir:
 
     def log_row(self, phase: str, step: int, **values: float | int | None) -> None:
         """Adds a row to `metrics.jsonl`."""
+        self.check_held()
         MetricsLog(self.path / "metrics.jsonl").append(phase, step, **values)
         self._on_row(self.path)
 
@@ -148,6 +176,7 @@ class Workdir:
 
     def save(self) -> None:
         """Writes the results and the seconds so far."""
+        self.check_held()
         self._results["seconds"] = self.seconds()
         write_json(self.path / "checkpoints" / "results.json", self._results)
 
@@ -203,10 +232,19 @@ class MetricsLog:
     def _all(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
+        lines = self.path.read_bytes().splitlines()
         rows = []
-        for line in self.path.read_text().splitlines():
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+                row = json.loads(line.decode())
+                if not isinstance(row["phase"], str) or type(row["step"]) is not int:
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                if number == len(lines):  # cut short by a crash
+                    break
+                raise UserError(
+                    f"{self.path}: found no row of a run in line {number}, expected one; delete the line, and its "
+                    "point is missing in the figures"
+                ) from error
+            rows.append(row)
         return rows

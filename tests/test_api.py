@@ -155,7 +155,12 @@ def test_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "options", "part"),
     [
-        (IMAGES / 255, LABELS, {}, "images: found float64"),
+        (
+            IMAGES / 250,
+            LABELS,
+            {},
+            "images is float64 [24, 8, 8, 3] from 0 to 1.02, expected uint8, or float in [0, 1]",
+        ),
         (IMAGES[0], LABELS, {}, "images: found uint8 [8, 8, 3]"),
         (IMAGES, LABELS[:5], {}, "labels: found int64 [5]"),
         (IMAGES, LABELS / 1, {}, "labels: found float64"),
@@ -182,6 +187,7 @@ def test_unknown_names_are_no_part_of_it():
         (IMAGES, LABELS + 1, {}, "labels: found 1 to 3, expected classes from 0 to 2"),
         (IMAGES, LABELS - 1, {}, "labels: found -1 to 1, expected"),
         (IMAGES[:0], LABELS[:0], {}, "images: found none"),
+        (IMAGES, LABELS * 0 + 1, {}, "labels: found clean images of the class 1 alone, expected some of all"),
         (IMAGES, LABELS, {"steps": "many"}, "steps: found 'many', expected a int"),
         (IMAGES, LABELS, {"seed": None}, "seed: found None, expected a int"),
         (IMAGES, LABELS, {"learning_rate": None}, "learning_rate: found None, expected a float"),

@@ -5,12 +5,14 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_runs import ROOT
 
 from fip_jax import purify
 from fip_jax.checkpoint import Checkpoints, load_description, load_model, save_model
@@ -299,3 +301,30 @@ def test_a_full_disk(small_disk):
     # Closing, which comes after, must not put another error in its place.
     assert error_of(checkpoints.close) in (None, full)
     assert bits(restore(small_disk / "run", few)[0]) == bits(few)
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from fip_jax import main
+main.quieten()
+import jax.numpy as jnp, numpy as np
+from fip_jax.checkpoint import Checkpoints, save_model
+large = {"t": jnp.asarray(np.random.default_rng(0).normal(size=(512, 1024)), jnp.float32)}
+folder = Path(sys.argv[1])
+checkpoints = Checkpoints(folder / "run")
+save, model = lambda: checkpoints.save(1, large, {}), lambda: save_model(folder / "m", large, {}, {})
+for write in (save, checkpoints.close, model):
+    try:
+        write()
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+def test_a_full_disk_is_told_once(small_disk):
+    """Nothing of Orbax's threads and coroutines comes beside the sentence that the command line says."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(small_disk)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (set(done.stdout.split()), done.stderr) == ({"28"}, "")

@@ -1,5 +1,6 @@
 """The purified network in the format that the suspicious one came in, and whole runs from a file to a file."""
 
+import contextlib
 import json
 
 import jax
@@ -9,14 +10,17 @@ import safetensors.numpy
 from oracles import drawn_model
 from PIL import Image
 from small_runs import command, finish
+from torch_files import mapping, program, tensor, zipped
 
 from fip_jax import suspect
 from fip_jax.config import default_config
 from fip_jax.description import describe
-from fip_jax.export import as_exported, export
+from fip_jax.errors import UserError
+from fip_jax.export import as_exported, check, export
 from fip_jax.interop import foreign, torch_file, torch_writer
 from fip_jax.interop.state_dict import to_torch
 from fip_jax.network import split_module
+from fip_jax.suspect import Suspect
 
 NETWORKS = {
     "small_vgg": {"width": 2},
@@ -162,3 +166,49 @@ def test_a_run_on_images_of_ones_own(tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["clean_images"] == 18  # of 24, six kept back
     assert (tmp_path / "run/purified.pth").exists()
+
+
+def checked(path, content):
+    path.write_bytes(content)
+    check(Suspect(None, {}, {}, {}, foreign.read(path)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tied"),
+    [
+        ({}, {}, True),
+        ({"shape": (1, 3)}, {"shape": (1, 3), "offset": 3}, False),
+        ({"shape": (3,), "strides": (2,)}, {"shape": (3,), "strides": (2,), "offset": 1}, False),
+        ({"shape": (3,), "strides": (2,)}, {"shape": (2,), "strides": (1,), "offset": 1}, True),
+        ({"shape": (2, 3), "strides": (0, 1)}, {"key": "1"}, True),  # expanded: one row is both
+        ({"shape": (3, 2), "strides": (1, 3)}, {"key": "1"}, False),  # transposed
+        ({"shape": (2, 2), "strides": (1, 1)}, {"key": "1"}, True),
+    ],
+)
+def test_tied_tensors_are_refused_before_and_not_after_the_purification(first, second, tied, tmp_path):
+    content = program(mapping(net=mapping(a=tensor(**first), b=tensor(**second))))
+    data = zipped(content, [("0", bytes(24)), ("1", bytes(24))])
+    said = r"in\.pth: found tensors that share their numbers in the file"
+    with pytest.raises(UserError, match=said) if tied else contextlib.nullcontext():
+        checked(tmp_path / "in.pth", data)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("in.safetensors", "purified.pth"),
+        ("in.SafeTensors", "purified.pth"),
+        ("a." + "b" * 250, "purified.pth"),
+        ("in.\x1b[2J", "purified.pth"),
+        ("in.pt", "purified.pt"),
+        ("in.v1.tar", "purified.v1.tar"),
+        ("in", "purified.pth"),
+    ],
+)
+def test_the_ending_of_the_file_that_is_written(name, expected, tmp_path):
+    torch_writer.write(tmp_path / "whole", {"net": state_dict()})
+    path = (tmp_path / "whole").rename(tmp_path / name)
+    files = export(tmp_path, load(path))
+    assert [file.name for file in files] == [expected, "purified.safetensors"]
+    # The first is still of PyTorch.
+    assert files[0].read_bytes() == path.read_bytes()

@@ -10,11 +10,15 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from oracles import TinyNet
 from PIL import Image
 from small_runs import REAL, ROOT, TINY, command, finish
 
-from fip_jax import checkpoint
+from fip_jax import checkpoint, suspect
+from fip_jax.config import default_config
 from fip_jax.data import source
+from fip_jax.description import describe
+from fip_jax.models import MODELS
 
 
 def refusal(arguments):
@@ -59,8 +63,18 @@ def test_the_module_starts_by_itself():
     assert done.stderr.count("\n") == 1
 
 
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(tmp_path):
+    """The config file is read then, too."""
+    interrupting = tmp_path / "interrupting.py"
+    interrupting.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    arguments = [sys.executable, *REAL, f"--config={interrupting}", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "fip_jax: stopped\n")
+
+
 def test_missing_flags_and_files_are_named(data_dir, tmp_path):
     arguments = command(tmp_path / "run", data_dir)
+    assert "--fail_on: found 'safe', expected some of removed" in refusal([*arguments, "--fail_on=safe"])
     assert "--workdir" in refusal([a for a in arguments if not a.startswith("--workdir")])
     missing = [a.replace("quickstart.py", "missing.py") for a in arguments]
     assert "missing.py" in refusal(missing)
@@ -78,6 +92,30 @@ def test_a_workdir_that_cannot_be_is_refused(data_dir, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "--workdir" in refusal(command(path, data_dir))
+
+
+def test_clean_images_of_one_class_are_refused_and_lacking_ones_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "small_vgg", TinyNet)  # as in `tiny_main`
+    description = describe(default_config(), 4) | {"model": {"name": "small_vgg", "width": 4}}
+    network = suspect.build(description, 0)
+    checkpoint.save_model(tmp_path / "victim", network.params, network.model_state, description)
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    own = tmp_path / "own.npz"
+    settings = {"dataset__name": own, "attack__name": "none", "victim__checkpoint": tmp_path / "victim"}
+    for labels in (np.full(20, 2), np.tile([1, 2], 10)):
+        np.savez(own, clean_images=images, clean_labels=labels, class_names=np.array(["a", "b", "stop", "d"]))
+        arguments = command(tmp_path / "run", tmp_path, TINY, **settings)
+        if len(set(labels)) == 1:
+            expected = "dataset.name: found clean images of the class stop alone, expected some of all 4"
+            assert expected in refusal(arguments)
+            assert not (tmp_path / "run").exists()
+    status, out, err = finish(arguments)
+    assert status == 0, err
+    told = [f"There are no {kind} images of 2 of 4 classes (a, d): " for kind in ("clean", "test")]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(sentence in out and sentence in report for sentence in told)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["classes_without_clean_images"] == [0, 3]
 
 
 def test_archives_missing_without_network(tmp_path):
@@ -121,6 +159,13 @@ def test_a_run_leaves_what_it_promises_and_refuses_other_settings(data_dir, tmp_
         for name in ("run", "again")
     ]
     assert acc[0] == acc[1]
+    # The verdict is one word, and a pipeline can ask for it.
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["verdict"] in ("no_trigger_known", "harmed")
+    assert (f"verdict: {summary['verdict']}. {summary['headline']}" in out) and summary["headline"]
+    status, _, err = finish([*arguments, f"--fail_on=removed,{summary['verdict']}"])
+    assert (status, err) == (3, f"fip_jax: --fail_on: the verdict is {summary['verdict']}\n")
+    assert finish([*arguments, "--fail_on=removed,reduced"])[0] == 0
     # A run of a version that wrote no report gets one when it is asked for again.
     report = tmp_path / "run" / "report.html"
     report.unlink()

@@ -58,12 +58,15 @@ def test_elsewhere_a_line_comes_every_quarter_of_a_minute(clock, screen):
     ]
 
 
-def test_time_left_is_by_the_speed_since_this_start(clock, screen):
+def test_time_left_is_by_the_speed_since_the_first_steps_of_this_start(clock, screen):
     written = screen(False)
     with Task("train", 1000, 600) as task:
+        clock.now += 50  # compiling
+        task.update(610)
+        assert written.getvalue().splitlines() == ["  train: 610/1000"]
         clock.now += 30
-        task.update(610)  # ten steps of 3 s: 390 are left
-        assert written.getvalue().splitlines() == ["  train: 610/1000  about 20 min left"]
+        task.update(620)  # ten steps of 3 s: 380 are left
+        assert written.getvalue().splitlines()[1:] == ["  train: 620/1000  about 19 min left"]
 
 
 def test_what_is_over_soon_says_nothing(clock, screen):
@@ -89,3 +92,31 @@ def test_a_terminal_shows_a_bar_with_count_time_and_values(screen):
     shown = written.getvalue()
     for part in ("train", "5/10", "loss 0.25  acc 0.875  asr 0.5", "━"):
         assert part in shown
+
+
+class Full(io.StringIO):
+    """Of a disk without room."""
+
+    def flush(self):
+        raise OSError(28, "No space left on device")
+
+
+class Broken(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("broken", [Full(), Broken(), None, io.StringIO()])
+def test_an_output_that_takes_nothing_ends_no_run(broken, monkeypatch):
+    monkeypatch.setattr(progress.sys, "stdout", broken)
+    if type(broken) is io.StringIO:
+        broken.close()
+    screen = progress._Screen(highlight=False, soft_wrap=True)
+    monkeypatch.setattr(progress, "console", screen)
+    for _ in range(2):
+        screen.print("a line")
+    if type(broken) is not io.StringIO:
+        with Task("train", 2) as task:
+            task.update(2)

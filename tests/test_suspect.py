@@ -51,7 +51,7 @@ def test_weights_come_back_and_settings_come_from_the_folder(tmp_path):
         ({"std": ["a", "b", "c"]}, "std"),
         ({"model": "small_vgg"}, "model"),
         ({"std": [1.0, 0.0, 1.0]}, "std"),
-        ({"mean": [float("nan"), 0.0, 0.0]}, "mean"),
+        ({"mean": [float("nan"), 0.0, 0.0]}, "NaN is no JSON"),
         ({"model": {"name": "no_such_net", "width": 2}}, "no_such_net"),
         ({"model": {"name": ["small_vgg"], "width": 2}}, "expected one of"),
         ({"model": {"name": "small_vgg", "width": 10**9}}, "width"),

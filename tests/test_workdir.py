@@ -117,7 +117,9 @@ def test_a_corrupt_config_names_the_file(begun, content):
         Workdir(begun, CONFIG)
 
 
-@pytest.mark.parametrize("content", ["{", "[1, 2]"])
+@pytest.mark.parametrize(
+    "content", ["{", "[1, 2]", "[" * 100_000, '{"seconds": 3}', '{"seconds": {"total": 1}}']
+)
 def test_corrupt_results_name_the_file(begun, content):
     (begun / "checkpoints" / "results.json").write_text(content)
     workdir = Workdir(begun, CONFIG)
@@ -225,6 +227,43 @@ def test_compiling_counts_apart(tmp_path):
     jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
     seconds = workdir.seconds()
     assert 0 < seconds["compile"] < seconds["total"]
+
+
+def test_a_folder_that_is_gone_or_another_is_not_written_to(begun):
+    for gone in (True, False):
+        workdir = Workdir(begun, CONFIG)
+        workdir.begin()
+        workdir.log_row("purify", 1)
+        begun.rename(begun.with_name(f"moved {gone}"))
+        if not gone:
+            (begun / "checkpoints").mkdir(parents=True)
+            (begun / ".lock").touch()
+        for write in (workdir.check_held, workdir.save, lambda held=workdir: held.log_row("purify", 2)):
+            with pytest.raises(
+                UserError, match=r"^--workdir: .*run was removed or moved while the run was writing"
+            ):
+                write()
+        workdir.close()
+        if gone:
+            assert not begun.exists()
+            begun.with_name(f"moved {gone}").rename(begun)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\xfe", b"3", b"{}", b'{"phase": 1, "step": 1}', b'{"phase": "a", "step": "1"}', b"[" * 9999],
+)
+def test_lines_of_a_log_that_are_no_rows_are_named(tmp_path, line):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    rows_of(log, 1, 2)
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole + line + b"\n")  # the last may have been cut short
+    assert [row["step"] for row in log.rows()] == [1, 2]
+    log.path.write_bytes(line + b"\n" + whole)
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl: found no row of a run in line 1, expected one; delete"
+    ):
+        log.rows()
 
 
 def rows_of(log, *steps, phase="purify"):

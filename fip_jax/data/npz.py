@@ -8,9 +8,11 @@ from typing import IO
 
 import numpy as np
 
+from fip_jax import plain
 from fip_jax.errors import UserError
 
 _MAX_BYTES = 8 << 30
+_MAX_ALONE = 1 << 28  # of one array, a trigger or a mask
 # What deflate makes of real images stays far below this; of zeros it makes a thousandth.
 _MAX_RATIO = 200
 
@@ -22,12 +24,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
       UserError: not an `.npz`, damaged, with pickled objects, or larger in memory than plausible.
     """
     try:
+        plain.check_file(path, _MAX_BYTES)
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path.stat().st_size)
-            arrays = {}
+            arrays: dict[str, np.ndarray] = {}
             for record in archive.infolist():
+                name = record.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise ValueError(f"two arrays named {name[:80]!r}")
                 with archive.open(record) as file:
-                    arrays[record.filename.removesuffix(".npy")] = _read(file, record.file_size)
+                    arrays[name] = _read(file, record.file_size)
             return arrays
     except MemoryError:
         raise
@@ -42,6 +48,7 @@ def read_npy(path: Path) -> np.ndarray:
       UserError: not an `.npy`, damaged, or with pickled objects.
     """
     try:
+        plain.check_file(path, _MAX_ALONE)
         with path.open("rb") as file:
             return _read(file, path.stat().st_size)
     except MemoryError:
@@ -77,7 +84,15 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
     data = file.read(rest)
     if len(data) != rest:
         raise ValueError(f"{len(data)} of {rest} bytes")
+    if dtype.kind == "U":
+        _check_text(np.frombuffer(data, dtype.str[0] + "u4"))
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _check_text(codes: np.ndarray) -> None:
+    """Refuses numbers that are no characters, at which Python itself fails later."""
+    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+        raise ValueError("text with numbers that are no characters")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

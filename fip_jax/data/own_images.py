@@ -7,14 +7,16 @@ import numpy as np
 from PIL import Image
 
 from fip_jax.data.npz import read_npz
-from fip_jax.data.pixels import FORMATS, open_picture, to_square
+from fip_jax.data.pixels import FORMATS, check_growth, open_picture, to_bytes, to_square
 from fip_jax.data.split import DataSet, Split
 from fip_jax.errors import UserError
 from fip_jax.progress import console
+from fip_jax.shown import shown
 
 SPLITS = ("clean", "train", "test")
 UNLABELED = "unlabeled"
 MAX_LABEL = 100_000
+_MAX_BYTES = 1 << 34  # of all images of a split, as they are held
 
 
 def is_path(name: str) -> bool:
@@ -61,6 +63,7 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
     if not path.is_dir():
         raise UserError(f"dataset.name: found no folder {path}, expected one with clean/ or train/")
     found = {split: _classes(path / split) for split in SPLITS if (path / split).is_dir()}
+    _say_what_is_passed_over(path)
     if not found.keys() & {"clean", "train"}:
         raise UserError(f"dataset.name: found neither {path}/clean nor {path}/train, expected one of them")
     names, numbers = _numbered(path, {name for classes in found.values() for name in classes})
@@ -73,6 +76,31 @@ def load(name: str, image_size: int, crop: str) -> DataSet:
         files = sorted(p for p in (path / UNLABELED).rglob("*") if p.is_file() and not p.name.startswith("."))
         unlabeled = _read_split(path / UNLABELED, {"": files}, {"": 0}, image_size, crop).images
     return DataSet(splits.get("train"), splits.get("test"), names, splits.get("clean"), True, unlabeled)
+
+
+def _say_what_is_passed_over(path: Path) -> None:
+    """Names what lies where images are expected and is none of them: links to nothing, pipes, folders in folders."""
+    strange: dict[str, list[Path]] = {}
+    for place in sorted(entry for split in SPLITS for entry in (path / split).glob("*")):
+        entries = sorted(place.iterdir()) if place.is_dir() else [place]
+        for entry in entries:
+            if entry.name.startswith(".") or place.name.startswith("."):
+                continue
+            if kind := _kind(entry, inside=place.is_dir()):
+                strange.setdefault(kind, []).append(entry)
+    for kind, entries in strange.items():
+        console.print(
+            f"{path}: {len(entries)} {kind} passed over, {entries[0].relative_to(path)} for one", markup=False
+        )
+
+
+def _kind(entry: Path, inside: bool) -> str:
+    """What is passed over, in words; "" for a file in the folder of a class."""
+    if entry.is_dir():
+        return "folders inside of a class's" if inside else ""
+    if entry.is_file():
+        return "" if inside else "files outside of the folders of classes"
+    return "links to nothing" if entry.is_symlink() else "pipes or devices"
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -91,16 +119,28 @@ def _numbered(path: Path, folders: set[str]) -> tuple[tuple[str, ...], dict[str,
             f"dataset.name: found no folders in those of {path}, expected a folder for each class"
         )
     if not all(folder.isdecimal() for folder in folders):
-        names = tuple(sorted(folders))
-        return names, {name: index for index, name in enumerate(names)}
+        names = sorted(folders)
+        return tuple(map(shown, names)), {name: index for index, name in enumerate(names)}
     # Not int() of a name of any length, which Python refuses.
     numbers = {folder: int(folder[-10:]) for folder in folders}
+    for number in sorted(set(numbers.values())):
+        if len(same := sorted(folder for folder in folders if numbers[folder] == number)) > 1:
+            raise UserError(
+                f"dataset.name: found the folders {', '.join(same)} in {path}, which are one number, expected one "
+                f"folder for the class {number}"
+            )
     strange = [folder for folder in sorted(folders) if len(folder) > 10 or numbers[folder] > MAX_LABEL]
     if strange:
         raise UserError(
             f"dataset.name: found the class {strange[0][:50]} in {path}, expected at most {MAX_LABEL}"
         )
-    return tuple(map(str, range(1 + max(numbers.values())))), numbers
+    low, high = min(numbers.values()), max(numbers.values())
+    console.print(
+        f"{path}: the folders' names are numbers and are taken for the indices of classes, {low} to {high}"
+        + (", of which 0 has no images" if low else ""),
+        markup=False,
+    )
+    return tuple(map(str, range(1 + high))), numbers
 
 
 def _read_split(
@@ -122,10 +162,20 @@ def _read_split(
             f"{others[0].name} for one",
             markup=False,
         )
-    images = np.empty((len(pictures), size, size, 3), np.uint8)
+    images = _empty(str(folder), len(pictures), size)
     for index, (file, _) in enumerate(pictures):
-        images[index] = to_square(open_picture(file), size, crop)
+        picture = open_picture(file)
+        check_growth(str(file), *picture.size, size)
+        images[index] = to_square(picture, size, crop)
     return Split(images, np.array([label for _, label in pictures], np.int32))
+
+
+def _empty(where: str, count: int, size: int) -> np.ndarray:
+    if count * size**2 * 3 > _MAX_BYTES:
+        raise UserError(
+            f"{where}: found {count} images, expected at most {_MAX_BYTES} bytes of them at dataset.image_size = {size}"
+        )
+    return np.empty((count, size, size, 3), np.uint8)
 
 
 def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
@@ -134,22 +184,27 @@ def _from_arrays(path: Path, image_size: int, crop: str) -> DataSet:
     for split, (images_key, labels_key) in _keys(path, arrays).items():
         pixels = _pixels(f"{path}: {images_key}", arrays[images_key])
         labels = _labels(f"{path}: {labels_key}", arrays[labels_key], len(pixels))
-        splits[split] = Split(_squares(pixels, image_size, crop), labels)
+        splits[split] = Split(_squares(f"{path}: {images_key}", pixels, image_size, crop), labels)
     count = 1 + max(int(split.labels.max()) for split in splits.values())
     names = arrays.get("class_names", np.arange(count).astype(str))
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
         raise UserError(
             f"{path}: class_names is {names.dtype} {list(names.shape)}, expected {count} strings, one a class"
         )
-    class_names = tuple(map(str, names))
+    class_names = tuple(shown(str(name)) for name in names)
     key, unlabeled = f"{UNLABELED}_images", None
     if key in arrays:
-        unlabeled = _squares(_pixels(f"{path}: {key}", arrays[key]), image_size, crop)
+        where = f"{path}: {key}"
+        unlabeled = _squares(where, _pixels(where, arrays[key]), image_size, crop)
     return DataSet(splits.get("train"), splits.get("test"), class_names, splits.get("clean"), True, unlabeled)
 
 
-def _squares(pixels: np.ndarray, image_size: int, crop: str) -> np.ndarray:
-    return np.stack([to_square(Image.fromarray(image), image_size, crop) for image in pixels])
+def _squares(where: str, pixels: np.ndarray, image_size: int, crop: str) -> np.ndarray:
+    check_growth(where, pixels.shape[2], pixels.shape[1], image_size)
+    images = _empty(where, len(pixels), image_size)
+    for index, image in enumerate(pixels):
+        images[index] = to_square(Image.fromarray(image), image_size, crop)
+    return images
 
 
 def _keys(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, str]]:
@@ -185,16 +240,9 @@ def _labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:
 
 def _pixels(where: str, images: np.ndarray) -> np.ndarray:
     """uint8 `[N, H, W, 3]` of `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`, uint8 or float in [0, 1]."""
-    if images.dtype.kind == "f" and images.size and images.min() >= 0 and images.max() <= 1:
-        images = np.rint(images * 255).astype(np.uint8)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        range_found = (
-            f" from {images.min():g} to {images.max():g}" if images.dtype.kind == "f" and images.size else ""
-        )
-        raise UserError(
-            f"{where} is {images.dtype} {list(images.shape)}{range_found}, expected uint8, or float in [0, 1], "
-            "[N, H, W, 3]"
-        )
+    images = to_bytes(where, images)
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise UserError(f"{where} is {images.dtype} {list(images.shape)}, expected [N, H, W, 3]")
     shape = images.shape
     if images.ndim == 3:
         images = images[..., None]

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fip_jax import plain
 from fip_jax.errors import UserError
 
 CROPS = ("auto", "whole", "center")
 # What Pillow may read a user's image as; its other formats include interpreters of page descriptions.
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "WEBP", "TIFF")
 _MAX_PIXELS = 1 << 26
+_MAX_FILE = 1 << 28  # bytes: 67 million pixels without compression
+_MAX_GROWTH = 16  # of a side
 
 
 def to_square(picture: Image.Image, size: int, crop: str) -> np.ndarray:
@@ -39,6 +42,37 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def check_growth(where: str, width: int, height: int, size: int) -> None:
+    """Refuses images that would be enlarged beyond all sense, and beyond the memory.
+
+    Raises:
+      UserError: a side is less than a sixteenth of what it shall be.
+    """
+    if min(width, height) * _MAX_GROWTH < size:
+        raise UserError(
+            f"{where}: found images of {width} x {height} pixels, expected at least {-(-size // _MAX_GROWTH)}, a "
+            f"sixteenth of dataset.image_size = {size}"
+        )
+
+
+def to_bytes(where: str, images: np.ndarray) -> np.ndarray:
+    """uint8 images of uint8 ones, or of float ones in [0, 1], which are rounded to the nearest 255th.
+
+    Raises:
+      UserError: of another type or range.
+    """
+    if images.dtype.kind == "f" and images.size and images.min() >= 0 and images.max() <= 1:
+        return np.rint(images * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        found = (
+            f" from {images.min():g} to {images.max():g}" if images.dtype.kind == "f" and images.size else ""
+        )
+        raise UserError(
+            f"{where} is {images.dtype} {list(images.shape)}{found}, expected uint8, or float in [0, 1]"
+        )
+    return images
+
+
 def open_picture(path: Path) -> Image.Image:
     """An image file, read whole; of several frames, the first.
 
@@ -46,6 +80,7 @@ def open_picture(path: Path) -> Image.Image:
       UserError: not an image of a usual format, damaged, of more than 67 million pixels, or not of 8 bits a channel.
     """
     try:
+        plain.check_file(path, _MAX_FILE)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:

@@ -1,7 +1,9 @@
 """Data sets by name, whole and in memory, read through TFDS without TensorFlow."""
 
+import contextlib
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +90,38 @@ def _builder(name: str, data_dir: str, crop: str) -> tfds.core.DatasetBuilder:
         ) from error
 
 
+class _WithoutAnnouncement(io.TextIOBase):
+    """A stream without TFDS's "Downloading and preparing dataset Unknown size", of a set that is drawn here."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Passes on what is no such announcement."""
+        if self._stream is not None and "Downloading and preparing dataset" not in text:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Of the stream."""
+        if self._stream is not None:
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Of the stream."""
+        return self._stream is not None and self._stream.isatty()
+
+
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str) -> None:
     if manual_dir and not Path(manual_dir).is_dir():
         raise UserError(f"dataset.manual_dir: found no folder {manual_dir}, expected one")
     console.print(f"prepare {name}, once for all runs, in {builder.data_path}", markup=False)
     tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir or None)
-        )
+        with contextlib.redirect_stdout(_WithoutAnnouncement(sys.stdout)):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+            )
     except UserError:
         raise
     except ImportError as error:

@@ -1,5 +1,6 @@
 """Files of weights from elsewhere: which tensors are the network's, and the same file with other numbers in them."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -110,8 +111,16 @@ class Foreign(NamedTuple):
 
 
 def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
-    """The content of a `.safetensors` file."""
-    return safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()}, metadata or None)
+    """The content of a `.safetensors` file, the same for the same arguments."""
+    data = safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()}, metadata or None)
+    # The library writes metadata in an order that differs from call to call.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    told += b" " * (-len(told) % 8)  # so that the numbers begin at a multiple of 8
+    return len(told).to_bytes(8, "little") + told + data[8 + size :]
 
 
 def read(path: Path) -> Foreign:

@@ -57,6 +57,24 @@ class TorchFile(NamedTuple):
         """The numbers of a tensor, a read-only view of the file."""
         return _view(self.data, self.entries, ref)
 
+    def overlapping(self, refs: Iterable[TensorRef]) -> bool:
+        """Whether two of these tensors share numbers, or one of them shows a number of the file in two places."""
+        taken = {key: np.zeros(entry.length, bool) for key, entry in self.entries.items()}
+        for ref in refs:
+            if 0 in ref.shape:
+                continue
+            size, reach = ref.storage.dtype.itemsize, 0
+            for stride, count in sorted(zip(ref.strides, ref.shape, strict=True)):
+                if count > 1 and stride <= reach:
+                    return True
+                reach += stride * (count - 1)
+            first = taken[ref.storage.key][size * (ref.storage.first + ref.offset) :]
+            view = np.lib.stride_tricks.as_strided(first, ref.shape, [size * n for n in ref.strides])
+            if view.any():
+                return True
+            view[...] = True
+        return False
+
     def replaced(self, changes: Iterable[tuple[TensorRef, np.ndarray]]) -> bytes:
         """A copy of the file with other numbers in some tensors, rounded to the types that these have there.
 

@@ -4,7 +4,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,11 +20,11 @@ def to_bytes(content: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def write(path: Path | io.BytesIO, content: dict[str, Any]) -> None:
+def write(path: Path | IO[bytes], content: dict[str, Any]) -> None:
     """Writes a zip container as `torch.save` does.
 
     Args:
-      path: the file.
+      path: the file, or what takes its bytes.
       content: nested dicts with keys of type str, lists and tuples of None, bool, int, float, str, and arrays, which
         become tensors.
 

@@ -57,7 +57,7 @@ def draw_representations(
     try:
         figure, words = representations.make(material, networks, count, seed, whens)
     except UserError as error:
-        console.print(f"no figure of representations: {error}", markup=False)
+        console.print(f"the figure of representations is left out: {error}", markup=False)
         return
     _save(figure, workdir / "figures" / "representations.png", "Representations", words)
 

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import math
-import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +9,10 @@ import jinja2
 from PIL import Image
 
 from fip_jax.config import default_config
-from fip_jax.report import verdict
+from fip_jax.report import headline, verdict
+from fip_jax.report.interval import interval
 from fip_jax.report.text import number, per_cent
+from fip_jax.shown import shown
 from fip_jax.workdir import flatten, read_json, write_whole
 
 RATES = {
@@ -21,6 +21,7 @@ RATES = {
     "ra": ("RA", "triggered images right", "triggered_images"),
 }
 COLUMNS = {"victim": "Suspicious", "purified": "Purified"}
+_ASIDE = ("residual", "residuals", "iterations", "converged")
 # The order of the story; further figures come after these.
 FIGURES = ("examples", "purification", "representations", "spectrum", "landscape", "victim")
 
@@ -31,6 +32,14 @@ class Cell(NamedTuple):
     text: str
     share: float | None = None
     note: str = ""
+
+
+class Quantity(NamedTuple):
+    """A row of measurements; `aside` are those that only say how others were computed."""
+
+    name: str
+    cells: list[Cell]
+    aside: bool
 
 
 class Picture(NamedTuple):
@@ -65,6 +74,7 @@ def render(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -73,7 +83,8 @@ def render(
         title=f"{summary['defense']} against {attack}" if "defense" in summary else f"attack {attack}",
         verdict=verdict.judge(summary, config),
         limits={
-            name: f"{100 * getattr(verdict, name):g} %" for name in ("GONE", "WORKS", "PRICE", "COLLAPSE")
+            name: f"{100 * getattr(headline, name):g} %"
+            for name in ("GONE", "AT_MOST", "WORKS", "PRICE", "HARM", "COLLAPSE")
         },
         columns=[heading for name, heading in COLUMNS.items() if name in summary],
         rates=_rate_rows(summary),
@@ -83,6 +94,11 @@ def render(
         settings={key: _as_text(value) for key, value in sorted(flatten(config).items())},
         command=command,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the page is given: no text in it can turn the lines around it."""
+    return shown(value, "\n") if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def pictures(folder: Path) -> list[Picture]:
@@ -100,15 +116,6 @@ def pictures(folder: Path) -> list[Picture]:
             size = image.size
         found.append(Picture(title, description, *size, base64.b64encode(file.read_bytes()).decode()))
     return found
-
-
-def interval(rate: float, count: int) -> tuple[float, float]:
-    """95 % interval of a rate over `count` independent images (Wilson, 1927)."""
-    share, z = round(rate * count) / count, statistics.NormalDist().inv_cdf(0.975)
-    middle = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    low, high = ((middle + way * half) / (1 + z**2 / count) for way in (-1, 1))
-    return max(0.0, low), min(1.0, high)
 
 
 def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, str, list[Cell]]]:
@@ -135,11 +142,15 @@ def _rate(rate: float | None, count: int | None) -> Cell:
     return Cell(per_cent(rate), rate, f"{100 * low:.2f} to {100 * high:.2f}")
 
 
-def _smoothness_rows(smoothness: dict[str, Any]) -> list[tuple[str, list[Cell]]]:
-    """(name, a cell for every network) of every number and every few; what is more is left to the figures."""
+def _smoothness_rows(smoothness: dict[str, Any]) -> list[Quantity]:
+    """Every number and every few, with a cell for every network; what is more is left to the figures."""
     networks = [flatten(part) for part in smoothness.values()]
     return [
-        (verdict.in_words(key), [Cell(_measurement(part.get(key))) for part in networks])
+        Quantity(
+            verdict.in_words(key),
+            [Cell(_measurement(part.get(key))) for part in networks],
+            key.endswith(_ASIDE),
+        )
         for key, value in networks[0].items()
         if not isinstance(value, list) or key.endswith(("eigenvalues", "residuals"))
     ]

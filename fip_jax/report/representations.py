@@ -98,7 +98,7 @@ def _tsne() -> Any:
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise UserError(
-            "report.representations: scikit-learn is not installed, expected it (pip install scikit-learn), or 0"
+            "it is optional and needs scikit-learn (pip install scikit-learn; report.representations=0 asks for none)"
         ) from error
     return TSNE
 

@@ -51,6 +51,8 @@ def print_summary(summary: dict[str, Any], workdir: Path) -> None:
         if matrix in sharp["before"]:
             _add_spectrum(table, matrix.capitalize(), sharp["before"][matrix])
     console.print(table)
+    if "headline" in summary:
+        console.print(f"verdict: {summary['verdict']}. {summary['headline']}", markup=False)
     seconds = summary["seconds"]
     if "purified" in summary:
         if summary["purified"]["der"] is not None:
@@ -90,3 +92,8 @@ def per_cent(rate: float | None) -> str:
 def number(value: float | None) -> str:
     """A measurement for people."""
     return "not finite" if value is None else f"{value:.4g}"
+
+
+def moved(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A rate before and after."""
+    return f"{per_cent(before[key])} before, {per_cent(after[key])} after"

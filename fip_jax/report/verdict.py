@@ -2,15 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from fip_jax.report.text import PLAUSIBLE, SUSPECT_SETTINGS, number, per_cent
+from fip_jax.report.headline import UNCHANGED, of_inspection, of_purification
+from fip_jax.report.interval import interval
+from fip_jax.report.text import PLAUSIBLE, SUSPECT_SETTINGS, moved, number, per_cent
 from fip_jax.workdir import flatten
 
-# The words of the headline; the report states these limits beside it.
-GONE = 0.05  # up to this ASR a trigger "no longer works"
-WORKS = 0.2  # above this ASR it "works"
-PRICE = 0.05  # a larger drop of ACC is named in the headline
-COLLAPSE = 0.5  # a network that keeps less than this share of its ACC is of no use
-
+FEW_TEST_IMAGES = 100
 # From fewer, a standard error is known to no better than a third: its own relative error is 1 / sqrt(2 (n - 1)).
 ENOUGH_PROBES = 6
 
@@ -43,9 +40,9 @@ class Verdict(NamedTuple):
     """A run in words.
 
     Attributes:
-      grade: `removed`, `reduced`, `failed`, `nothing` (the trigger did not work before) or `unknown` (no trigger, or
-        nothing purified).
+      grade: a key of `grades.GRADES`.
       headline: one sentence.
+      caution: what the headline does not show, for whoever reads nothing else.
       measured: sentences on what was looked at, and on whose data.
       changed: sentences on what is different after purification.
       unknown: sentences on what these numbers cannot tell.
@@ -53,6 +50,7 @@ class Verdict(NamedTuple):
 
     grade: str
     headline: str
+    caution: str
     measured: list[str]
     changed: list[str]
     unknown: list[str]
@@ -67,43 +65,19 @@ def judge(summary: dict[str, Any], config: dict[str, Any]) -> Verdict:
     """
     measured, unknown = _measured(summary, config), _unknown(summary, config)
     if "purified" not in summary:
-        return Verdict("unknown", _state(summary["victim"]), measured, [], unknown)
-    return Verdict(*_headline(summary["victim"], summary["purified"]), measured, _changed(summary), unknown)
+        headline = of_inspection(summary["victim"])
+        return Verdict("not_purified", headline, _caution(summary), measured, [], unknown)
+    grade, headline = of_purification(summary, config)
+    return Verdict(grade, headline, _caution(summary), measured, _changed(summary), unknown)
 
 
-def _state(rates: dict[str, Any]) -> str:
-    found = f"ACC {per_cent(rates['acc'])}"
-    if rates["asr"] is None:
-        return f"The network was inspected, not purified ({found}); no trigger was known."
-    works = "works" if rates["asr"] > WORKS else "hardly works"
-    return f"The network was inspected, not purified ({found}); the trigger {works} (ASR {per_cent(rates['asr'])})."
-
-
-def _headline(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, str]:
-    if after["acc"] < COLLAPSE * before["acc"]:
-        return (
-            "failed",
-            f"Purification failed: the network lost most of its accuracy (ACC {_move('acc', before, after)}).",
-        )
-    dear = _loss_in_words(before["acc"] - after["acc"])
-    if after["asr"] is None:
-        return (
-            "unknown",
-            f"No trigger was known, so whether a backdoor was there or is gone cannot be said{dear}.",
-        )
-    found = f"ASR {_move('asr', before, after)}"
-    if after["asr"] > WORKS:
-        again = "still works" if before["asr"] > WORKS else "works now, and did not before"
-        return "failed", f"Purification failed: the trigger {again} ({found}){dear}."
-    if before["asr"] <= WORKS:
-        return "nothing", f"The trigger hardly worked before, so there was little to remove ({found}){dear}."
-    if after["asr"] > GONE:
-        return "reduced", f"The trigger works less often, but it is not gone ({found}){dear}."
-    return "removed", f"The trigger no longer works ({found}){dear}."
-
-
-def _loss_in_words(loss: float) -> str:
-    return f", and {100 * loss:.1f} points of ACC were lost" if loss > PRICE else ""
+def _caution(summary: dict[str, Any]) -> str:
+    if summary["victim"]["asr"] is None:
+        return "This is no test for backdoors: without a known trigger none can be measured."
+    return (
+        "This does not show that the network is safe: one trigger was tested, and a backdoor with another one would "
+        "not show in these numbers."
+    )
 
 
 def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
@@ -112,6 +86,13 @@ def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
     sentences = [f"ACC of the network{' before and after purification' * purified}, on {tested}."]
     if "network" in summary:
         sentences.insert(0, f"The network: {_network(summary['network'])}.")
+    if not config["victim"]["checkpoint"]:
+        backdoor = (
+            ""
+            if summary["attack"] == "none"
+            else ", which put the backdoor into it to have something to remove"
+        )
+        sentences.insert(0, f"This network comes from nowhere else: this program trained it{backdoor}.")
     if summary["victim"]["asr"] is not None:
         sentences.append(
             f"ASR and RA, on {_count(summary.get('triggered_images'))}triggered test images"
@@ -150,19 +131,28 @@ def _goal(attack: dict[str, Any]) -> str:
 
 def _changed(summary: dict[str, Any]) -> list[str]:
     before, after, sharp = summary["victim"], summary["purified"], summary["smoothness"]
-    sentences = [f"ACC, clean images right: {_move('acc', before, after)}."]
+    sentences = [f"ACC, clean images right: {moved('acc', before, after)}."]
     if after["asr"] is not None:
         sentences.append(
-            f"ASR, triggered images taken for the attacker's target: {_move('asr', before, after)}."
+            f"ASR, triggered images taken for the attacker's target: {moved('asr', before, after)}."
         )
         note = "; most triggered images are still taken for something wrong" if after["ra"] < 0.5 else ""
-        sentences.append(f"RA, triggered images right: {_move('ra', before, after)}{note}.")
+        sentences.append(f"RA, triggered images right: {moved('ra', before, after)}{note}.")
         sentences.append(f"DER, from 0 to 1 and 0.5 for no effect: {after['der']:.3f}.")
+    if summary.get("relative_change", 1.0) < UNCHANGED:
+        sentences.append(
+            f"The weights: by {100 * summary['relative_change']:.2g} % of their norm, next to nothing."
+        )
     for key, name in _SHARPNESS.items():
         first, last = sharp["before"][key], sharp["after"][key]
         if first is not None and last is not None:
             way = "fell" if last < first else "rose" if last > first else "stayed"
             sentences.append(f"{name}: {way} from {number(first)} to {number(last)}.")
+    if (ratio := summary.get("norm_ratio")) is not None:
+        sentences.append(
+            f"The norm of the weights: {ratio:.2f} times what it was. Where a normalisation follows a layer, smaller "
+            "weights alone raise eigenvalue and trace, and nothing that the network answers changes."
+        )
     if summary["skipped_steps"]:
         sentences.append(
             f"{summary['skipped_steps']} steps of purification were not finite and were left out."
@@ -179,6 +169,11 @@ def _unknown(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
         sentences = [
             "ASR is of this trigger alone. A low ASR does not prove that nothing is left: no other trigger was tried."
         ]
+    sentences += summary.get("classes_in_words", [])
+    count = summary.get("test_images")
+    if count and count < FEW_TEST_IMAGES:
+        low = interval(summary.get("purified", summary["victim"])["acc"], count)[0]
+        sentences.append(f"ACC is of {count} test images: it may be down to {per_cent(low)}.")
     if copies := summary.get("network", {}).get("copies"):
         sentences.append(
             f"The file holds tensors of the network's shapes elsewhere as well ({copies}). They were neither looked at "
@@ -234,7 +229,3 @@ def in_words(key: str) -> str:
 
 def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,} "
-
-
-def _move(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
-    return f"{per_cent(before[key])} before, {per_cent(after[key])} after"

@@ -1,6 +1,7 @@
 """The user's own images: folders and arrays, their classes, and one sentence where something is amiss."""
 
 import io
+import os
 import shutil
 import struct
 import zipfile
@@ -84,6 +85,42 @@ def test_folders_with_numbers_are_the_classes(tmp_path):
     assert len(data.class_names) == 11
     np.testing.assert_array_equal(data.train.labels, [2, 10])
     assert data.test is None
+
+
+def test_numbers_are_said_to_be_indices(tmp_path, capsys):
+    for name in ("90", "180", "270"):
+        paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
+    source.load(str(tmp_path), image_size=8)
+    said = "names are numbers and are taken for the indices of classes, 90 to 270, of which 0 has no images"
+    assert said in capsys.readouterr().out
+    paint(tmp_path / "test/0/1.png", (0, 0, 0))
+    source.load(str(tmp_path), image_size=8)
+    assert "classes, 0 to 270\n" in capsys.readouterr().out
+
+
+def test_folders_of_one_number(tmp_path):
+    for name in ("1", "01", "2"):
+        paint(tmp_path / f"clean/{name}/1.png", (0, 0, 0))
+    assert "found the folders 01, 1 in" in refusal(tmp_path)
+
+
+def test_what_is_passed_over_is_said(tmp_path, capsys):
+    paint(tmp_path / "clean/ant/1.png", (0, 0, 0))
+    paint(tmp_path / "clean/ant/more/2.png", (0, 0, 0))
+    (tmp_path / "clean/ant/linked.png").symlink_to("1.png")
+    (tmp_path / "clean/ant/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "clean/bee").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "clean/ant/pipe.png")
+    paint(tmp_path / "clean/stray.png", (0, 0, 0))
+    assert len(source.load(str(tmp_path), image_size=8).clean.labels) == 2
+    said = capsys.readouterr().out
+    for part in (
+        "1 folders inside of a class's passed over, clean/ant/more",
+        "2 links to nothing passed over, clean/ant/gone.png",
+        "1 pipes or devices passed over, clean/ant/pipe.png",
+        "1 files outside of the folders of classes passed over, clean/stray.png",
+    ):
+        assert part in said, said
 
 
 def test_numbers_among_words_are_words(tmp_path):
@@ -276,6 +313,10 @@ def with_arrays(path, **arrays):
         ({"clean_images": np.full((2, 8, 8, 3), np.nan)}, "from nan to nan"),
         ({"clean_images": np.zeros((2, 8, 8, 5), np.uint8)}, "[2, 8, 8, 5]"),
         ({"clean_images": np.zeros((2, 8), np.uint8)}, "[2, 8]"),
+        (
+            {"clean_images": np.zeros((2, 8, 8, 3), np.int64)},
+            "clean_images is int64 [2, 8, 8, 3], expected uint8",
+        ),
         ({"x_test": np.zeros((2, 8, 8), np.uint8)}, "found no y_test, expected both x_test and y_test"),
         (
             {"x_clean": np.zeros((2, 8, 8), np.uint8), "y_clean": np.arange(2)},
@@ -289,6 +330,72 @@ def with_arrays(path, **arrays):
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, part):
     assert part in refusal(with_arrays(tmp_path / "own.npz", **arrays))
+
+
+def test_numbers_that_are_no_characters(tmp_path):
+    for code in (0x110000, 0xD800, 0xFFFFFFFF):
+        names = np.array(["cat", "dog"])
+        names.view(np.uint32)[1] = code
+        with zipfile.ZipFile(with_arrays(tmp_path / "own.npz"), "a") as archive:
+            file = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<U3", "fortran_order": False, "shape": (2,)}
+            )
+            archive.writestr("class_names.npy", file.getvalue() + names.tobytes())
+        assert "no characters" in refusal(tmp_path / "own.npz")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["clean_labels.npy", "clean_labels"])
+def test_two_arrays_of_one_name(tmp_path, second):
+    with zipfile.ZipFile(with_arrays(tmp_path / "own.npz"), "a") as archive:
+        archive.writestr(second, npy_header((2,)) + bytes(2))
+    assert "two arrays named 'clean_labels'" in refusal(tmp_path / "own.npz")
+
+
+def test_small_images_are_not_enlarged_without_end(tmp_path):
+    images = {"clean_images": np.zeros((2, 2, 8, 3), np.uint8)}
+    path = with_arrays(tmp_path / "own.npz", **images)
+    assert source.load(str(path), image_size=32).clean.images.shape == (2, 32, 32, 3)
+    with pytest.raises(
+        UserError, match=r"clean_images: found images of 8 x 2 pixels, expected at least 3, a sixt"
+    ):
+        source.load(str(path), image_size=33)
+    paint(tmp_path / "folder/clean/a/1.png", (0, 0, 0), size=(1, 1))
+    with pytest.raises(UserError, match=r"1\.png: found images of 1 x 1 pixels, expected at least 2"):
+        source.load(str(tmp_path / "folder"), image_size=32)
+
+
+def test_more_images_than_memory(tmp_path):
+    path = with_arrays(tmp_path / "own.npz")
+    with pytest.raises(UserError, match="found 2 images, expected at most 17179869184 bytes"):
+        own_images._empty(str(path), 2, 1 << 17)
+
+
+def test_image_files_without_bound(tmp_path):
+    path = tmp_path / "clean/ant/1.png"
+    paint(path, (0, 0, 0))
+    with path.open("ab") as file:
+        file.truncate(8 << 30)
+    assert "8589934592 bytes, at most" in refusal(tmp_path)
+
+
+def test_names_that_are_no_text_are_shown_as_escapes(tmp_path, capsys):
+    names = {
+        b"caf\xe9": r"caf\udce9",
+        "\u202egnp".encode(): r"\u202egnp",
+        b"\x1b[2J": r"\x1b[2J",
+        "größe".encode(): "größe",
+    }
+    for name in names:
+        folder = os.fsencode(tmp_path / "clean") + b"/" + name
+        os.makedirs(folder)
+        Image.new("RGB", (8, 8)).save(folder + b"/1.png")
+        with open(folder + b"/\x1b[31mnotes.txt", "w"):
+            pass
+    assert sorted(source.load(str(tmp_path), image_size=8).class_names) == sorted(names.values())
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"\x1b[31mnotes.txt" in said
 
 
 def npy_header(shape):

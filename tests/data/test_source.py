@@ -3,6 +3,7 @@
 import io
 import re
 import socket
+import sys
 import time
 
 import numpy as np
@@ -291,3 +292,15 @@ def test_take():
     assert split.places.tolist() == [0, 1, 2, 3]
     assert found.images[:, 0, 0, 0].tolist() == [6, 0]
     assert split._replace(tracks=None).take(np.array([1])).tracks is None
+
+
+def test_nobody_is_told_of_downloads_of_sets_that_are_drawn(capsys):
+    stream = source._WithoutAnnouncement(sys.stdout)
+    print(
+        "\x1b[1mDownloading and preparing dataset Unknown size (download: Unknown size) to /x...\x1b[0m",
+        file=stream,
+    )
+    print("kept", file=stream)
+    assert capsys.readouterr().out.split() == ["kept"]
+    assert not stream.isatty()
+    source._WithoutAnnouncement(None).write("nobody listens")

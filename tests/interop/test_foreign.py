@@ -207,3 +207,14 @@ def test_safetensors_of_pytorch(tmp_path):
     assert found.arrays["w"].dtype == ml_dtypes.bfloat16
     back = load(found.rewritten(found.with_network({"w": W})))
     assert torch.equal(back["w"], torch.arange(6).reshape(2, 3).bfloat16())
+
+
+def test_the_same_network_is_the_same_safetensors():
+    metadata = {name: name * 2 for name in "abcdefghij"} | {"größe": '"\\n'}
+    arrays = {"b": np.ones((2, 3), np.float32), "a": np.arange(3)}
+    written = {foreign.to_safetensors(arrays, metadata) for _ in range(20)}
+    assert len(written) == 1
+    (data,) = written
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+    found = safetensors.numpy.load(data)
+    assert {key: value.tolist() for key, value in found.items()} == {"a": [0, 1, 2], "b": [[1.0] * 3] * 2}

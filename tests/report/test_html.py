@@ -114,7 +114,9 @@ def page(figures=(), command="python -m fip_jax.main --workdir=x", settings=None
 def test_the_page_holds_the_numbers_of_the_run():
     words = page(settings=config(defense__steps=77, attack__target=8)).words
     for part in (
-        "The trigger no longer works (ASR 97.00 % before, 1.00 % after).",
+        "The trigger no longer works (ASR 97.00 % before, 1.00 % after; over 900 images, it may be up to 1.89 %).",
+        "This does not show that the network is safe",
+        "The verdict in one word: removed .",
         "on 1,000 clean test images",
         "on 900 triggered test images (attack badnets, target class 8)",
         "had the network and 360 clean images",
@@ -142,15 +144,16 @@ def test_the_page_holds_the_numbers_of_the_run():
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ((0.98, 0.97, 0.02), (0.90, 0.01, 0.9), "✓ The trigger no longer works (ASR 97.00 % before, 1.00 % after), "
-         "and 8.0 points of ACC were lost."),
+        ((0.98, 0.97, 0.02), (0.90, 0.01, 0.9), "✓ The trigger no longer works (ASR 97.00 % before, 1.00 % after; over "
+         "900 images, it may be up to 1.89 %), and 8.0 points of ACC were lost."),
         ((0.98, 0.97, 0.02), (0.97, 0.05, 0.9), "✓ The trigger no longer works"),
         ((0.98, 0.97, 0.02), (0.97, 0.051, 0.9), "! The trigger works less often, but it is not gone"),
         ((0.98, 0.97, 0.02), (0.97, 0.201, 0.7), "✗ Purification failed: the trigger still works (ASR 97.00 % "
-         "before, 20.10 % after)."),
+         "before, 20.10 % after;"),
         ((0.98, 0.01, 0.95), (0.97, 0.30, 0.6), "✗ Purification failed: the trigger works now, and did not before"),
-        ((0.98, 0.97, 0.02), (0.48, 0.0, 0.4), "✗ Purification failed: the network lost most of its accuracy"),
-        ((0.98, None, None), (0.48, None, None), "✗ Purification failed: the network lost most of its accuracy"),
+        ((0.98, 0.97, 0.02), (0.87, 0.0, 0.4), "✗ The network was harmed: ACC 98.00 % before, 87.00 % after (ASR 97"),
+        ((0.98, None, None), (0.48, None, None), "✗ The network was harmed: ACC 98.00 % before, 48.00 % after."),
+        ((0.12, None, None), (0.05, None, None), "✗ The network was harmed"),
         ((0.98, 0.01, 0.95), (0.97, 0.0, 0.96), "– The trigger hardly worked before"),
         ((0.98, None, None), (0.97, None, None), "? No trigger was known"),
     ],
@@ -159,7 +162,8 @@ def test_the_headline_says_how_it_went(before, after, expected):
     found = page(before=before, after=after)
     assert expected in found.words
     (card,) = [a["class"] for a in found.find("section")]
-    grades = {"✓": "removed", "!": "reduced", "✗": "failed", "–": "nothing", "?": "unknown"}
+    grades = {"✓": "removed", "!": "reduced", "–": "nothing_to_remove", "?": "no_trigger_known"}
+    grades["✗"] = "harmed" if "harmed" in expected else "not_removed"
     assert card == f"verdict {grades[expected[0]]}"
 
 
@@ -213,7 +217,8 @@ def test_quantities_that_are_not_known_by_name_are_shown():
     }
     given["smoothness"]["after"] |= {"hessian": {"lambda_max": 2.0, "converged": True, "density": [1.0, 2.0]}}
     words = Page(html.render(given, config(), [], None)).words
-    assert "Hessian, lambda max 3 2 Hessian, top eigenvalues converged NO yes" in words
+    assert "Hessian, lambda max 3 2" in words
+    assert "Hessian, top eigenvalues converged NO yes" in words
     assert "Not converged before purification: Hessian, top eigenvalues." in words
     assert "Hessian, density" not in words
 
@@ -249,7 +254,8 @@ def test_an_inspection_says_that_nothing_was_purified(asr, said):
     words = Page(html.render(inspected(asr), config(mode="inspect"), [], None)).words
     assert f"? The network was inspected, not purified (ACC 98.00 %); {said}." in words
     assert "Rate Suspicious ACC clean images right 98.00 % 96.93 to 98.70 ASR" in words
-    assert "Hessian, top eigenvalues 3.5, 2.25, not finite Hessian, top eigenvalues converged NO" in words
+    assert "Hessian, top eigenvalues 3.5, 2.25, not finite" in words
+    assert "Hessian, top eigenvalues converged NO" in words
     assert "Not known or not finite: Hessian, top eigenvalues." in words
     assert "Not known or not finite: Hessian, standard error of the trace by probes." in words
     assert "Not converged: Hessian, top eigenvalues." in words
@@ -265,13 +271,35 @@ def test_the_summary_of_an_older_version_is_enough():
     del given["test_images"], given["triggered_images"]
     words = Page(html.render(given, config(), [], None)).words
     assert "on clean test images" in words
-    assert "interval" not in words
+    assert "small: 95 % interval" not in words
+    assert "(ASR 97.00 % before, 1.00 % after)." in words
 
 
 @pytest.mark.parametrize("right, count", [(0, 1), (0, 50), (1, 1), (7, 10), (1284, 1290), (12630, 12630)])
 def test_intervals_are_those_of_scipy(right, count):
     expected = stats.binomtest(right, count).proportion_ci(method="wilson")
     np.testing.assert_allclose(html.interval(right / count, count), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_how_numbers_were_computed_is_in_a_fold_and_what_they_mean_beside_them():
+    text = html.render(summary(norm_ratio=0.4), config(), [picture()], None)
+    fold = text.index("How these were computed")
+    assert text.index("Figures</h2>") < text.index("Sharpness</h2>") < fold
+    for name in ("residual of the top eigenvalue", "iterations for the top", "top eigenvalue converged"):
+        assert text.index(f'scope="row">Fisher matrix, {name}') > fold
+    assert text.index('scope="row">Fisher matrix, trace (exact)') < fold
+    words = Page(text).words
+    assert "no verdict rests on it" in words and "weight decay shrinks the weights" in words
+    assert "The norm of the weights: 0.40 times what it was." in words
+    assert "A bar is as long as its rate" in words
+    assert "min-width: 30rem" not in text  # on a phone, figures are as wide as the page
+
+
+def test_who_poisoned_the_network_is_said():
+    here = "this program trained it, which put the backdoor into it to have something to remove."
+    assert here in page().words
+    assert "this program trained it." in page(attack="none").words
+    assert "this program trained it" not in page(settings=config(victim__checkpoint="a.pth")).words
 
 
 def test_hostile_names_stay_text():
@@ -288,6 +316,15 @@ def test_hostile_names_stay_text():
     (image,) = found.find("img")
     assert image["alt"] == HOSTILE
     assert found.words.count("<script>alert(1)</script>") >= 8
+
+
+def test_names_that_turn_the_line_around_are_escaped():
+    turned = "photo\u202egnp.exe\x1b[31m"
+    text = html.render(
+        summary(attack=turned), config(dataset__name=turned), [picture(turned, turned)], turned
+    )
+    assert "\u202e" not in text and "\x1b" not in text
+    assert r"photo\u202egnp.exe\x1b[31m" in Page(text).words
 
 
 def test_nothing_is_loaded_from_elsewhere():

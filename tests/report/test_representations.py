@@ -189,14 +189,15 @@ def test_what_cannot_be_drawn_is_said_and_ends_nothing(tmp_path, capsys, monkeyp
     shown, found, expected = material(), suspect(), "no finite features"
     if reason == "scikit-learn":
         monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-        expected = "scikit-learn is not installed, expected it (pip install scikit-learn)"
+        expected = "optional and needs scikit-learn (pip install scikit-learn"
     elif reason == "too few":
         shown, expected = material(4), "found 4 test images, expected 8 or more"
     else:
         found = found._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, found.params))
     figures.draw_representations(tmp_path, shown, (found,), 12, 0)
     said = capsys.readouterr().out
-    assert said.startswith("no figure of representations: report.representations: ")
+    assert said.startswith("the figure of representations is left out: ")
+    assert "report.representations" in said
     assert expected in " ".join(said.split())
     assert list((tmp_path / "figures").iterdir()) == []
     with pytest.raises(UserError):
