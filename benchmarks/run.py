@@ -192,7 +192,10 @@ def run(preset: Preset, out: Path) -> dict[str, Any]:
                 content["rows"].append(kept[work])
                 continue
             row = measure_row(
-                work, *({side: of[side] for side in taking_part} for of in (workers, checkers)), preset
+                work,
+                {side: workers[side] for side in taking_part},
+                {side: checkers[side] for side in taking_part},
+                preset,
             )
             content["rows"].append(row)
             write_json(out.with_suffix(".json"), content)

@@ -1,6 +1,6 @@
 """The purification of a suspicious network, with nothing but a few clean images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -96,17 +96,17 @@ def begin(
     if config.defense.hold_back:
         clean, held = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
         held_back = HeldBack(network, params, model_state, held)
-    fast = config.defense.name == "fast_fip"
-    if fast and isinstance(network, FunctionNetwork):
-        raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
     check_sizes(config, len(clean.labels))
     data = to_device(clean.images, clean.labels)
     start, found = _first_move(config, settings, network, as_it_came, data)
+    fast = config.defense.name == "fast_fip"
     if fast:
+        if isinstance(network, FunctionNetwork):
+            raise UserError("method: found fast_fip for a plain function, expected an NNX module or a file")
         head = None
         if config.defense.fast_fip.whole_head:
             head = network.head(params, model_state, clean.images.shape[1:])
-        _, *start = spectral.factorise(network, *start, head)
+        start = spectral.factorise(network, start[0], start[1], head)[1:]
         network, params, model_state = spectral.factorise(network, params, model_state, head)
     objective = _objective(config, settings, network, platform)
 
@@ -122,7 +122,7 @@ def begin(
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
-        purify.init_state(settings, *start, key),
+        purify.init_state(settings, start[0], start[1], key),
         parallel.replicate(anchor, settings.axis),
         parallel.replicate(data, settings.axis),
         settings.num_steps,
@@ -137,7 +137,7 @@ def _first_move(
     network: Network | FunctionNetwork,
     as_it_came: tuple[PyTree, PyTree],
     data: dict[str, jax.Array],
-) -> tuple[Sequence[PyTree], dict[str, KernelGate] | None]:
+) -> tuple[tuple[PyTree, PyTree], dict[str, KernelGate] | None]:
     """((params, model_state) that the steps start from, the gates that they were shrunk by, if they were)."""
     options = config.defense[config.defense.name].get("shrink")
     if options is None or not options.budget:

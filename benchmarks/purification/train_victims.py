@@ -12,6 +12,7 @@ the epoch it was in. What comes out lies in `victims/`: kernels in float16, the 
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,12 +71,12 @@ def network(config: ConfigDict, num_classes: int) -> nn.Module:
     width = config.model.width
     if config.clean.source == "test":  # `models.GIVEN`
         return ResNet20(num_classes).to(memory_format=torch.channels_last)
-    made = {
+    networks: dict[str, Callable[[], torch.nn.Module]] = {
         "small_vgg": lambda: SmallVgg(num_classes, width),
         "wrn_16_1": lambda: WideResNet16(num_classes, width),
         "preact_resnet18": lambda: ResNet(num_classes, width, PreActBlock, False),
-    }[config.model.name]()
-    return made.to(memory_format=torch.channels_last)
+    }
+    return networks[config.model.name]().to(memory_format=torch.channels_last)
 
 
 def to_tensor(images: np.ndarray, config: ConfigDict) -> torch.Tensor:
