@@ -110,7 +110,7 @@ def default_config() -> ConfigDict:
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fast_fip, fip, ft, ft_sam
     config.defense.seed = 0  # of batches and probes; the clean images are drawn by the seed above
-    config.defense.steps = 200
+    config.defense.steps = 150
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
     config.defense.hold_back = (
@@ -142,14 +142,14 @@ def default_config() -> ConfigDict:
     )
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.02,
+            "learning_rate": 0.01,
             "weight_decay": 0.1,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient
             "trace_batch_size": 16,
             "num_probes": 1,  # 0: the exact trace
             "eta_r": 0.0,
-            "radius": 0.3,  # of SAM, which doubles the gradients of the loss; 0: none
+            "radius": 0.0,  # of SAM, which doubles the gradients of the loss; 0: none
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
             # Kernels are first shrunk by what the clean images do not hold up: part of the logits' mean square that

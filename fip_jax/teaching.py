@@ -57,18 +57,20 @@ def make_taught_objective(
         student, teacher = (jax.nn.log_softmax(x / teaching.temperature) for x in (logits, told))
         return teaching.temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher).mean()
 
-    def answer(params: PyTree, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
-        return network(params, model_state, images, batch_statistics=batch_statistics)
-
     def loss_fn(params, model_state, batch, key):
-        # Two passes, so that each batch is normalised by its own statistics.
-        logits, model_state = answer(params, model_state, batch["image"])
-        loss = teaching.labels * _cross_entropy(logits, batch["label"], teaching.smoothing)
-        if teaching.teacher:
-            loss += teaching.teacher * divergence(logits, batch["told"])
+        images = [batch["image"]]
         if teaching.mixed:
-            logits, model_state = answer(params, model_state, batch["mixed"]["image"])
-            loss += teaching.mixed * divergence(logits, batch["mixed"]["told"])
+            images.append(batch["mixed"]["image"])
+        # One pass: both batches are normalised by their statistics together, and the step is compiled once.
+        logits, model_state = network(
+            params, model_state, jnp.concatenate(images), batch_statistics=batch_statistics
+        )
+        of_batch, *of_mixed = jnp.split(logits, len(images))
+        loss = teaching.labels * _cross_entropy(of_batch, batch["label"], teaching.smoothing)
+        if teaching.teacher:
+            loss += teaching.teacher * divergence(of_batch, batch["told"])
+        if teaching.mixed:
+            loss += teaching.mixed * divergence(of_mixed[0], batch["mixed"]["told"])
         return loss, model_state
 
     def ask_fn(anchor: Anchor, batch: PyTree) -> PyTree:

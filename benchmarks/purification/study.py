@@ -67,8 +67,8 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     return {
         **key_of(run),
         "clean_images": len(material.clean.labels),
-        **{f"{name}_before": round(value, 5) for name, value in before._asdict().items()},
-        **{f"{name}_after": round(value, 5) for name, value in after._asdict().items()},
+        **{f"{name}_before": rounded(value) for name, value in before._asdict().items()},
+        **{f"{name}_after": rounded(value) for name, value in after._asdict().items()},
         "der": round(effectiveness(before, after) or 0.0, 5),
         "skipped": int(state.num_skipped),
         "seconds": round(spent["total"] - spent["compile"], 1),
@@ -84,6 +84,11 @@ def at_hand(model: str, clean: float, seed: int, places: models.Places) -> Any:
     predict = make_predict(victim.network)
     before = rates(predict, victim.params, victim.model_state, material.test, material.triggered)
     return victim, material, predict, before
+
+
+def rounded(rate: float | None) -> float | None:
+    """A rate as the table has it; None without a trigger."""
+    return None if rate is None else round(rate, 5)
 
 
 def key_of(run: Run) -> dict[str, str]:

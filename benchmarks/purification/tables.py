@@ -135,6 +135,29 @@ def variants() -> Iterator[Run]:
                 yield Run(model, method, changed, seed=seed)
 
 
+# Of each data set and kind of network some, the ones first that are hardest to serve together.
+SHRUNK_ON = (
+    "medic/cleanlabel",
+    "gtsrb/badnets",
+    "ibau/cifar10_badnets",
+    "signs/badnets_11",
+    "medic/badnet",
+    "gtsrb/sig",
+    "cifar10/badnets_resnet20",
+    "gtsrb/benign",
+    "gtsrb/blend",
+    "ibau/cifar10_trojan_wm",
+)
+
+
+def shrinking() -> Iterator[Run]:
+    """FIP over the budget of its first move, which is 0 for the gate of each weight instead."""
+    for budget in (0.02, 0.0, 0.01, 0.04):
+        gate = {} if budget else {"fip__gate__over": "weight"}
+        for model in SHRUNK_ON:
+            yield Run(model, "fip", settings(fip__shrink__budget=budget, **gate))
+
+
 def ablation() -> Iterator[Run]:
     """FIP with one setting changed at a time."""
     for model in ABLATED_ON:
@@ -148,6 +171,7 @@ TABLES: dict[str, Callable[[], Iterator[Run]]] = {
     "ablation": ablation,
     "curve": curve,
     "main": main,
+    "shrinking": shrinking,
     "tune": tune,
     "variants": variants,
 }
