@@ -109,7 +109,8 @@ def main() -> None:
     parser.add_argument("--table", choices=sorted(TABLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
     parser.add_argument("--share", default="0/1", help="I/N: of every N runs the one with index I")
-    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=models.MODELS, help="no others")
+    known = sorted({*models.MODELS, *models.BENIGN})
+    parser.add_argument("--models", nargs="+", choices=known, default=known, help="no others")
     models.add_places(parser)
     arguments = parser.parse_args()
     compiled.set_up()
@@ -127,10 +128,14 @@ def main() -> None:
             console.print(f"{run.model} {run.method}: {error}", markup=False)
             continue
         rows.append(arguments.out, row)
+        said = ", ".join(
+            f"{name.upper()} {row[f'{name}_before']:.3f} -> {row[f'{name}_after']:.3f}"
+            for name in ("acc", "asr", "ra")
+            if row[f"{name}_after"] is not None
+        )
         console.print(
             f"{count}/{len(runs)} {run.model} {run.method} {dict(run.settings)} clean {run.clean} seed {run.seed}: "
-            f"ACC {row['acc_before']:.3f} -> {row['acc_after']:.3f}, ASR {row['asr_before']:.3f} -> "
-            f"{row['asr_after']:.3f}, RA {row['ra_after']:.3f}, {row['seconds']} s",
+            f"{said}, {row['seconds']} s",
             markup=False,
         )
 
