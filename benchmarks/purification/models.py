@@ -147,10 +147,20 @@ BENIGN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 WITHOUT_BACKDOOR = (*BENIGN, "others/resnet20")
-MODELS = tuple(name for name in (*PUBLISHED, *TRAINED) if name not in WITHOUT_BACKDOOR)
-
 # Networks trained here, once: no two processors train the same one, and every row of a table shall mean it.
 KEPT = Path(__file__).parent / "victims"
+
+
+def kept(name: str) -> Path:
+    """Where a network of `TRAINED` or `BENIGN` is kept."""
+    return KEPT / f"{name.replace('/', '_')}.safetensors"
+
+
+# With a backdoor, and at hand: the others of `TRAINED` have yet to be trained.
+MODELS = (
+    *(name for name in PUBLISHED if name not in WITHOUT_BACKDOOR),
+    *(name for name in TRAINED if kept(name).exists()),
+)
 
 
 def config_of(name: str, places: Places) -> ConfigDict:
@@ -162,11 +172,6 @@ def config_of(name: str, places: Places) -> ConfigDict:
         config.victim.checkpoint = str(kept(name))
         config.attack.state = str(_trigger(name)) if _trigger(name).exists() else ""
     return config
-
-
-def kept(name: str) -> Path:
-    """Where a network of `TRAINED` or `BENIGN` is kept."""
-    return KEPT / f"{name.replace('/', '_')}.safetensors"
 
 
 def train(name: str, places: Places) -> None:

@@ -3,10 +3,10 @@
     python -m benchmarks.purification.study --table=main --out=benchmarks/purification/results/main.csv \
         --ibau=DIR --medic=DIR --others=DIR --gtsrb=DIR --data=DIR --victims=runs/victims
 
-A row that is in the CSV already is not run again, so that a killed study goes on with the same command. Victims that
-are missing are trained first. ACC, ASR and RA are over all test images; seconds are those of the purification without
-compiling, and mean something only where nothing else ran beside. Two processes share a table with --share=0/2 and
---share=1/2, each with a CSV of its own, once the victims are there.
+A row that is in the CSV already is not run again, so that a killed study goes on with the same command. Victims
+that are missing are trained by `train_victims`. ACC, ASR and RA are over all test images; seconds are those of the
+purification without compiling, and mean something only where nothing else ran beside. Two processes share a table
+with --share=0/2 and --share=1/2, each with a CSV of its own.
 """
 
 import argparse
@@ -118,9 +118,6 @@ def main() -> None:
     share, shares = map(int, arguments.share.split("/"))
     table = (run for run in TABLES[arguments.table]() if run.model in arguments.models)
     runs = pending(itertools.islice(table, share, None, shares), arguments.out)
-    for name in dict.fromkeys(run.model for run in runs):
-        if name in models.TRAINED:
-            models.train(name, places)
     for count, run in enumerate(runs, 1):
         try:
             row = measure(run, places)

@@ -6,8 +6,9 @@ r"""Trains victims of the study with PyTorch, in bfloat16.
 On one core that has bfloat16 a step takes a seventh of the project's own; triggers, splits and poisoned images are
 the project's. Of CIFAR-10 half a schedule on clean images, the base, is shared by the networks of one architecture:
 learning rate up and half of the way down, first on images of 24 pixels. Each victim goes on from there, on its own
-poisoned images, while the learning rate falls to 0. CLB's images are made hard for the base. A killed run goes on at
-the epoch it was in. What comes out lies in `victims/`: kernels in float16, the rest in float32.
+poisoned images, while the learning rate falls to 0. CLB's images are made hard for the base. A killed run goes on
+at the epoch it was in. A trigger that is learnt along with its victim is left to the project's own training. What
+comes out lies in `victims/`: kernels in float16, the rest in float32.
 """
 
 import argparse
@@ -172,15 +173,18 @@ def hardened(config: ConfigDict, net: nn.Module, material: Material) -> dict[str
     return {"indices": chosen.astype(np.int32), "images": np.concatenate(hard)}
 
 
-def make(name: str, data: Path, archives: Path, others: Path, work: Path) -> None:
+def make(name: str, places: models.Places) -> None:
     """Trains a network of `models.TRAINED` or `BENIGN`, and keeps it."""
-    config = models.config_to_train(name, data, archives)
+    config, work = models.config_to_train(name, places.data, places.gtsrb), places.victims
     material = prepare(config)
     assert material.training is not None
+    if material.attack is not None and material.attack.learns_trigger:
+        models.train(name, places)
+        return
     peak = config.victim.learning_rate
     stage = Stage(name.replace("/", "_"), material.training, (32,) * config.victim.epochs, peak)
     if config.clean.source == "test":
-        stage = stage._replace(start=given(others / models.RESNET20))
+        stage = stage._replace(start=given(places.others / models.RESNET20))
     elif config.dataset.name == "cifar10":
         stage = second_half(config, stage, work)
     if config.attack.name == "clb":
@@ -229,9 +233,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.victims.mkdir(parents=True, exist_ok=True)
+    folders = {name: getattr(arguments, name).absolute() for name in ("others", "gtsrb", "data", "victims")}
     for name in arguments.names:
         if not models.kept(name).exists():
-            make(name, arguments.data, arguments.gtsrb, arguments.others, arguments.victims)
+            make(name, models.Places(ibau=Path(), medic=Path(), **folders))
 
 
 if __name__ == "__main__":
