@@ -92,7 +92,7 @@ def test_only_exact_traces_of_whole_kernels_need_another_convolution(
 
     monkeypatch.setattr(convolution, "for_per_example_gradients", spy)
     options = {"method": method, "steps": 1, "batch_size": 12, "eta_r": 0.0, "num_probes": num_probes}
-    options["gate"] = {"over": "none"}
+    options |= {"gate": {"over": "none"}, "shrink": {"budget": 0.0}}
     fip_jax.purify_network(Small(), IMAGES, LABELS, **options)
     assert bool(seen) == swapped
 

@@ -85,6 +85,9 @@ def test_images_without_labels_from_python(capsys):
     plain, other = purified(), purified(unlabeled=more, hold_back=0.25)
     assert np.abs(plain - other).max() > 1e-5
     assert "images held back: ACC" in capsys.readouterr().out
-    for wrong, found in ((more / 255, r"float64 \[100, 8, 8, 3\]"), (more[:, :4], r"uint8 \[100, 4, 8, 3\]")):
-        with pytest.raises(UserError, match=rf"^unlabeled: found {found}, expected uint8 \[M, 8, 8, 3\]"):
+    for wrong, found in (
+        (more / 127, r"float64 from 0 to 2.00787, expected uint8"),
+        (more[:, :4], r"\[100, 4, 8, 3\], expected \[M, 8, 8, 3\]"),
+    ):
+        with pytest.raises(UserError, match=rf"^unlabeled: found {found}"):
             purified(unlabeled=wrong)

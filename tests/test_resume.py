@@ -31,7 +31,7 @@ def kill_in(phase, arguments, workdir, delay):
 
 def test_killed_runs_end_like_an_undisturbed_one(data_dir, tmp_path):
     measured = {"smoothness__over_time__num_images": 4, "smoothness__over_time__hessian_steps": 2}
-    measured["defense__hold_back"] = 0.25
+    measured |= {"clean__fraction": 0.2, "defense__hold_back": 0.25}
     straight = command(tmp_path / "straight", data_dir, TINY, **measured)
     status, _, err = finish(straight)
     assert status == 0, err

@@ -58,7 +58,7 @@ class Workload(NamedTuple):
 
 
 def configure(work: Workload) -> ConfigDict:
-    """The row's method as both sides have it: no teacher and no gate, and a square of one colour on every image."""
+    """The row's method as both sides have it: no teacher, no first move and no gate, and a square of one colour on every image."""
     config = default_config()
     config.defense.teacher.weight = config.defense.mixed.weight = 0.0
     config.defense.corruption.wave.rate = config.defense.corruption.overlay.rate = 0.0
@@ -67,6 +67,7 @@ def configure(work: Workload) -> ConfigDict:
     config.defense.fip.update({"radius": 0.3, "eta_f": 1e-3})
     for method in ("fip", "fast_fip"):
         config.defense[method].gate.over = "none"
+        config.defense[method].shrink.budget = 0.0
     fast = work.row in ("fast_fip", "fast_purification")
     config.defense.name = "fast_fip" if fast else work.row if work.row in ("ft", "ft_sam") else "fip"
     if work.row == "fip_exact":
