@@ -86,8 +86,8 @@ def test_images_without_labels_from_python(capsys):
     assert np.abs(plain - other).max() > 1e-5
     assert "images held back: ACC" in capsys.readouterr().out
     for wrong, found in (
-        (more / 127, r"float64 from 0 to 2.00787, expected uint8"),
-        (more[:, :4], r"\[100, 4, 8, 3\], expected \[M, 8, 8, 3\]"),
+        (more / 127, r"is float64 \[100, 8, 8, 3\] from 0 to 2.00787, expected uint8"),
+        (more[:, :4], r"found \[100, 4, 8, 3\], expected \[M, 8, 8, 3\]"),
     ):
-        with pytest.raises(UserError, match=rf"^unlabeled: found {found}"):
+        with pytest.raises(UserError, match=rf"^unlabeled:? {found}"):
             purified(unlabeled=wrong)

@@ -58,7 +58,7 @@ class Workload(NamedTuple):
 
 
 def configure(work: Workload) -> ConfigDict:
-    """The row's method as both sides have it: no teacher, no first move and no gate, and a square of one colour on every image."""
+    """The row's method as both sides have it: no teacher, first move or gate; a square of one colour on every image."""
     config = default_config()
     config.defense.teacher.weight = config.defense.mixed.weight = 0.0
     config.defense.corruption.wave.rate = config.defense.corruption.overlay.rate = 0.0
