@@ -13,6 +13,9 @@ from fip_jax.models import RECOGNISED, SIZED, abstract_model, network_class
 from fip_jax.models.naming import Naming, Options, Shapes
 
 _MOST = 0.8  # of the names, where they begin with the name of a part and the others are the head's
+_MOST_TENSORS = (
+    5000  # four times those of the deepest network known here; the search takes milliseconds for each
+)
 # Sizes of images that networks are made for, in pixels: to say which would fit.
 _USUAL_SIZES = (32, 224, 28, 64, 96, 128, 256, 384, 48, 112, 160, 299, 40, 36, 30, 300)
 
@@ -48,6 +51,11 @@ def recognise(shapes: Shapes, image_size: int) -> Recognised:
     Raises:
       UserError: none fits; of the network that comes nearest, every missing, unexpected and misshapen tensor.
     """
+    if len(shapes) > _MOST_TENSORS:
+        raise UserError(
+            f"found {len(shapes)} tensors of an unknown network, expected one of {_known()}, none of which has more than "
+            f"{_MOST_TENSORS}"
+        )
     found = _search(shapes, image_size)
     if isinstance(found, Recognised):
         return found
