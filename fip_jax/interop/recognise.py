@@ -53,8 +53,8 @@ def recognise(shapes: Shapes, image_size: int) -> Recognised:
     """
     if len(shapes) > _MOST_TENSORS:
         raise UserError(
-            f"found {len(shapes)} tensors of an unknown network, expected one of {_known()}, none of which has more than "
-            f"{_MOST_TENSORS}"
+            f"found {len(shapes)} tensors of an unknown network, expected one of {_known()}, none of which has more "
+            f"than {_MOST_TENSORS}"
         )
     found = _search(shapes, image_size)
     if isinstance(found, Recognised):
