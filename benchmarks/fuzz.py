@@ -117,12 +117,12 @@ def backdoorbench_folder(folder: Path) -> Callable[[Path], object]:
         name = f"bd_test_dataset/1/{index}.png"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(folder / name)
-        entries[str(index)] = {"path": f"/work/{name}", "other_info": [0, 1]}
+        entries[str(index)] = {"path": f"/record/{name}", "other_info": [0, 1]}
     content = {
         "model_name": "net",
         "num_classes": 3,
         "model": {"weight": np.ones((2, 3), np.float32), "bias": np.ones(2, np.float32)},
-        "bd_test": {"bd_data_container": {"save_folder_path": "/work/bd_test_dataset", "data_dict": entries}},
+        "bd_test": {"bd_data_container": {"save_folder_path": "/record/bd_test_dataset", "data_dict": entries}},
     }
     torch_writer.write(folder / "attack_result.pt", content)
     torch_writer.write(folder / "info.pickle", {"attack": "badnet", "pratio": 0.1, "epochs": 3})
