@@ -21,6 +21,7 @@ from fip_jax.held_back import Held, HeldBack
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
+from fip_jax.progress import console
 from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.statistics import moved_along
 from fip_jax.suspect import Suspect
@@ -285,6 +286,7 @@ def purify_suspect(
       unlabeled: as of `begin`.
     """
     lap = Lap()
+    console.print(f"measure what the {len(clean.labels)} clean images hold up, and begin {config.defense.name}")
     start = begin(config, suspect.network, suspect.params, suspect.model_state, clean, unlabeled=unlabeled)
     begun = lap.read()
 
