@@ -122,7 +122,9 @@ def backdoorbench_folder(folder: Path) -> Callable[[Path], object]:
         "model_name": "net",
         "num_classes": 3,
         "model": {"weight": np.ones((2, 3), np.float32), "bias": np.ones(2, np.float32)},
-        "bd_test": {"bd_data_container": {"save_folder_path": "/record/bd_test_dataset", "data_dict": entries}},
+        "bd_test": {
+            "bd_data_container": {"save_folder_path": "/record/bd_test_dataset", "data_dict": entries}
+        },
     }
     torch_writer.write(folder / "attack_result.pt", content)
     torch_writer.write(folder / "info.pickle", {"attack": "badnet", "pratio": 0.1, "epochs": 3})

@@ -286,7 +286,9 @@ def purify_suspect(
       unlabeled: as of `begin`.
     """
     lap = Lap()
-    console.print(f"measure what the {len(clean.labels)} clean images hold up, and begin {config.defense.name}")
+    console.print(
+        f"measure what the {len(clean.labels)} clean images hold up, and begin {config.defense.name}"
+    )
     start = begin(config, suspect.network, suspect.params, suspect.model_state, clean, unlabeled=unlabeled)
     begun = lap.read()
 
