@@ -65,18 +65,19 @@ def test_the_loss_is_the_formula(case, teaching, batch_statistics):
     )
     found, state = objective.loss_fn(*student, asked, KEY)
 
-    answers, moved = network(*student, batch["image"], batch_statistics=batch_statistics)
+    # Both batches of the student in one pass, so that its statistics are those of all images.
+    images = [batch["image"], *([batch["mixed"]["image"]] if teaching.mixed else [])]
+    answers, moved = network(*student, jnp.concatenate(images), batch_statistics=batch_statistics)
+    first, *second = np.split(np.asarray(answers, np.float64), len(images))
     targets = (1 - teaching.smoothing) * np.eye(3)[np.asarray(batch["label"])] + teaching.smoothing / 3
-    expected = -teaching.labels * (targets * log_softmax(np.asarray(answers, np.float64))).sum(axis=1).mean()
+    expected = -teaching.labels * (targets * log_softmax(first)).sum(axis=1).mean()
     t = teaching.temperature
     if teaching.teacher:
         told, _ = network(*teacher, batch["plain"])
-        expected += teaching.teacher * divergence(told, answers, t)
+        expected += teaching.teacher * divergence(told, first, t)
     if teaching.mixed:
-        second = batch["mixed"]
-        told, _ = network(*teacher, second["plain"])
-        answers, moved = network(student[0], moved, second["image"], batch_statistics=batch_statistics)
-        expected += teaching.mixed * divergence(told, answers, t)
+        told, _ = network(*teacher, batch["mixed"]["plain"])
+        expected += teaching.mixed * divergence(told, second[0], t)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert_trees_close(state, moved, 1e-6, 1e-7)
 
