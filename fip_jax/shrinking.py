@@ -79,7 +79,7 @@ def fisher_of_kernels(
     chunk_size: int,
     axis: str | None = None,
 ) -> dict[str, KernelFisher]:
-    """The Fisher matrix of every kernel in its eigenbasis, from two passes of per-example gradients; as of `shrink`."""
+    """The Fisher matrix of every kernel in its eigenbasis, from two passes of per-example gradients; as of `gates`."""
     scores = make_scores(
         network,
         params,
