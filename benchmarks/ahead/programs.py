@@ -1,9 +1,11 @@
 """The programs that are compiled ahead of time, and what is kept of each."""
 
+import contextlib
 import functools
 import math
 import resource
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -98,13 +100,26 @@ def compiled(wanted: Wanted) -> dict[str, Any]:
         lowered = lower(wanted)
         row["lower_seconds"] = round(_processor_seconds() - before, 1)
         started, before = time.perf_counter(), _processor_seconds()
-        done = lowered.compile(compiler_options={"optimization_level": wanted.effort})
+        with _effort(wanted.effort):
+            done = lowered.compile()
     except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError, ValueError) as error:
         return row | {"error": f"{type(error).__name__}: {error}"[:2000], **_spent(started, before)}
     row |= _spent(started, before)
     text = done.as_text()
     assert text is not None
     return row | _memory(done.memory_analysis()) | described(Program(text), wanted)
+
+
+@contextlib.contextmanager
+def _effort(name: str) -> Iterator[None]:
+    """The compiler's effort; as an option of `compile` it is a number for jax 0.10 and a name for later ones."""
+    option = "jax_optimization_level"
+    before = getattr(jax.config, option)
+    jax.config.update(option, name)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _processor_seconds() -> float:
