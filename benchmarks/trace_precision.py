@@ -37,7 +37,8 @@ NETWORKS = (
     "ibau/cifar10_badnets",
     "gtsrb/badnets",
     "gtsrb/badnets_resnet",
-    "cifar10/badnets",
+    "medic/badnet",
+    "signs/badnets_11",
 )
 EXAMPLES = 16  # as in a step
 

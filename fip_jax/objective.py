@@ -23,7 +23,6 @@ import optax
 
 from fip_jax import fisher, parallel, sam
 from fip_jax.per_example import PyTree, of_one_example
-from fip_jax.precision import in_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Settings:
       trace_batch_size: examples of each batch that the trace is estimated on; None for all.
       true_fisher: whether the labels in the Fisher terms are drawn from the network, in place of the data's.
       axis: of the devices that each batch is spread over (see `parallel`); None for one device.
-      precision: of the loss (see `precision`); the Fisher terms are always float32.
+      precision: of the loss and the estimated trace (see `precision`); an exact trace is always float32.
     """
 
     learning_rate: float
@@ -185,7 +184,9 @@ def gradient(
     count = settings.trace_batch_size and settings.trace_batch_size // parallel.size(settings.axis)
     examples = jax.tree.map(lambda leaf: leaf[:count], batch)
     found = jax.value_and_grad(lambda p: penalty(objective, settings, p, model_state, examples, probe_key))
-    trace, smoothing = parallel.mean(in_float32(found)(params), settings.axis)
+    # Rounding is far below the noise of a probe (docs/benchmarks.md); an exact trace has none.
+    with jax.default_matmul_precision(settings.precision if settings.num_probes else "float32"):
+        trace, smoothing = parallel.mean(found(params), settings.axis)
     result, limited = add_smoothing(result, smoothing, settings)
     return Gradient(result, loss, trace, limited, new_state)
 

@@ -1,8 +1,9 @@
 """How precisely GPUs and TPUs multiply float32 matrices; CPUs always do it in float32.
 
 JAX leaves it to the platform, and then a recent GPU rounds the factors of products and convolutions to TensorFloat-32,
-10 bits of mantissa. For the gradient of a loss that is enough: the noise of a batch is larger. It is not for what is
-squared, differentiated twice, orthogonalised or written to a file.
+10 bits of mantissa. For the gradient of a loss that is enough, as the noise of a batch is larger, and for that of the
+estimated trace, whose probe is noisier still (measured: docs/benchmarks.md). It is not for what is squared, orthogonalised
+or written to a file.
 """
 
 import functools

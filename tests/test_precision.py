@@ -1,4 +1,4 @@
-"""What a GPU may round to TensorFloat-32, read from the programs: the loss, and nothing else."""
+"""What a GPU may round to TensorFloat-32, read from the programs: the loss and the estimated trace, nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -52,13 +52,14 @@ def of_a_step(case, **changes):
 
 
 @pytest.mark.parametrize("num_probes", [0, 1])
-def test_loss_is_rounded_and_trace_is_not(case, num_probes):
+def test_estimated_trace_is_rounded_with_the_loss_and_an_exact_one_is_not(case, num_probes):
     without = of_a_step(case, **TERMS | {"eta_f": 0.0}, precision="tensorfloat32")
     found = of_a_step(case, **TERMS, num_probes=num_probes, precision="tensorfloat32")
     assert set(without) == {"HIGH"}
-    assert set(found) == {"HIGH", "HIGHEST"}
-    assert found["HIGH"] == without["HIGH"]
-    assert found["HIGHEST"] > 5
+    if num_probes:
+        assert set(found) == {"HIGH"} and found["HIGH"] > without["HIGH"]
+    else:
+        assert set(found) == {"HIGH", "HIGHEST"} and found["HIGH"] == without["HIGH"]
     assert set(of_a_step(case, **TERMS, num_probes=num_probes, precision="float32")) == {"HIGHEST"}
 
 
