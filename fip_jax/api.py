@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fip_jax import purify, suspect
+from fip_jax import constructed, purify, suspect
 from fip_jax.config import check_config, default_config
 from fip_jax.data import coverage
 from fip_jax.data.pixels import to_bytes
@@ -192,7 +192,12 @@ def _purify(
     check_answers("network", network, params, model_state, images)
     config = _configured(options)
     clean = Split(images, labels.astype(np.int32))
-    start = begin(config, network, params, model_state, clean, unlabeled=unlabeled)
+    found = constructed.construct(config, network, params, model_state, clean)
+    if found is not None:
+        names = [str(index) for index in range(logits.shape[-1])]
+        console.print(constructed.say(constructed.described(found), names))
+    triggers = found and found[1]
+    start = begin(config, network, params, model_state, clean, unlabeled=unlabeled, triggers=triggers)
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:
 
         def follow(taken: int, state: purify.State, metrics: purify.Metrics) -> None:

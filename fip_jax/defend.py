@@ -18,6 +18,7 @@ from fip_jax.eigenbasis import KernelGate
 from fip_jax.errors import UserError
 from fip_jax.export import as_exported, export
 from fip_jax.held_back import Held, HeldBack
+from fip_jax.inversion import Triggers
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
@@ -73,6 +74,7 @@ def begin(
     penalty: Penalty = trace_of_fisher,
     platform: str | None = None,
     unlabeled: np.ndarray | None = None,
+    triggers: Triggers | None = None,
 ) -> Start:
     """Makes ready for the method `defense.name`; for the gate and for eta_r this takes a Fisher matrix's diagonal.
 
@@ -86,10 +88,13 @@ def begin(
       platform: that the step is to be compiled for, "cpu", "cuda" or "tpu"; None for that of the devices used. For
         another one see `parallel.Step.lower`.
       unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
+      triggers: constructed ones (`constructed`), which are unlearnt in the place of drawn corruptions, at
+        `defense.inversion.pace` times the learning rate.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise; or too few images to hold back some.
     """
+    config = config if triggers is None else _for_known(config)
     settings = defense_settings(config)
     platform = platform or parallel.platform_of(settings.axis)
     as_it_came = (params, model_state)
@@ -98,7 +103,7 @@ def begin(
         clean, held = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
         held_back = HeldBack(network, params, model_state, held)
     check_sizes(config, len(clean.labels))
-    data = to_device(clean.images, clean.labels)
+    data: dict[str, PyTree] = to_device(clean.images, clean.labels)
     start, found = _first_move(config, settings, network, as_it_came, data)
     fast = config.defense.name == "fast_fip"
     if fast:
@@ -120,6 +125,8 @@ def begin(
     anchor = _anchor(config, settings, network, objective, params, model_state, data, found)
     if unlabeled is not None and len(unlabeled):
         data["pool"] = jnp.concatenate([data["image"], jnp.asarray(unlabeled, jnp.uint8)])
+    if triggers is not None:
+        data["triggers"] = {"mask": triggers.mask, "pattern": triggers.pattern}
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 20), config.defense.seed)
     return Start(
         purify.make_step(objective, settings, drawing(config), penalty),
@@ -130,6 +137,15 @@ def begin(
         restore,
         held_back,
     )
+
+
+def _for_known(config: ConfigDict) -> ConfigDict:
+    """The settings where a trigger is known: it alone is overlooked, and less has to move for that."""
+    config = config.copy_and_resolve_references()
+    config.defense[config.defense.name].learning_rate *= config.defense.inversion.pace
+    for kind in config.defense.corruption.values():
+        kind.rate = 0.0
+    return config
 
 
 def _first_move(
@@ -238,6 +254,7 @@ def drawing(config: ConfigDict) -> Draw:
         dataset.flip,
         defense.corruption.to_dict(),
         defense.mixed.to_dict(),
+        defense.inversion.rate,
     )
 
 
@@ -274,6 +291,7 @@ def purify_suspect(
     workdir: Workdir,
     measure: phase.Measure,
     unlabeled: np.ndarray | None = None,
+    triggers: Triggers | None = None,
 ) -> Purified:
     """Runs the method `defense.name` and writes the result to `purified/`, and to files for other programs.
 
@@ -284,12 +302,21 @@ def purify_suspect(
       workdir: for checkpoints, metrics and the purified model.
       measure: rates to log on the way; nothing depends on them.
       unlabeled: as of `begin`.
+      triggers: as there.
     """
     lap = Lap()
     console.print(
         f"measure what the {len(clean.labels)} clean images hold up, and begin {config.defense.name}"
     )
-    start = begin(config, suspect.network, suspect.params, suspect.model_state, clean, unlabeled=unlabeled)
+    start = begin(
+        config,
+        suspect.network,
+        suspect.params,
+        suspect.model_state,
+        clean,
+        unlabeled=unlabeled,
+        triggers=triggers,
+    )
     begun = lap.read()
 
     def measured(state: purify.State) -> phase.Row:

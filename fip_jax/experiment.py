@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fip_jax import export, finished, given, implant, over_time, purify, suspect
+from fip_jax import constructed, export, finished, given, implant, over_time, purify, suspect
 from fip_jax.analysis import Analysis
 from fip_jax.attacks.export import export_poisoned
 from fip_jax.change import change
@@ -22,6 +22,7 @@ from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
 from fip_jax.interop.state_dict import listing
+from fip_jax.inversion import Triggers
 from fip_jax.material import Material, for_export, prepare
 from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
@@ -205,7 +206,8 @@ def _purify(
 ) -> tuple[dict[str, Any], Suspect]:
     console.print("inspect the suspicious network")
     smooth_before = workdir.once("smoothness_before", lambda: analysis.brief(victim))
-    purified = purify_suspect(config, victim, material.clean, workdir, measure, material.unlabeled)
+    triggers, told = _constructed(config, workdir, material, victim)
+    purified = purify_suspect(config, victim, material.clean, workdir, measure, material.unlabeled, triggers)
     console.print("inspect the purified network")
     predict = make_predict(purified.suspect.network, config.report.eval_precision)
     after = workdir.once("purified", lambda: _all_rates(predict, purified.suspect, material))
@@ -213,14 +215,30 @@ def _purify(
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
     held = {"held_back": [part._asdict() for part in purified.held_back]} if purified.held_back else {}
-    return held | {
+    searched = {"constructed": told["classes"]} if told else {}
+    return held | searched | {
         "purified": {**after, "der": effectiveness(Rates(**before), Rates(**after))},
         "smoothness": {"before": smooth_before, "after": smooth_after},
-        "seconds": {"purify": purified.seconds},
+        "seconds": {"purify": purified.seconds + (told["seconds"] if told else 0.0)},
         "skipped_steps": purified.num_skipped,
         **change(victim.params, purified.suspect.params),
         "defense": config.defense.name,
     }, purified.suspect
+
+
+def _constructed(
+    config: ConfigDict, workdir: Workdir, material: Material, victim: Suspect
+) -> tuple[Triggers | None, dict[str, Any] | None]:
+    """(triggers to unlearn, what `constructed.once` tells), if any are asked for, printed and drawn."""
+    network = victim.network, victim.params, victim.model_state
+    kept = constructed.once(config, *network, material.clean, workdir)
+    if kept is None:
+        return None, None
+    found, told = kept
+    console.print(constructed.say(told["classes"], material.class_names), markup=False)
+    image = material.clean.images[0]
+    figures.draw_constructed(workdir.path, found[0], told["classes"], image, material.class_names)
+    return found[1], told
 
 
 def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:

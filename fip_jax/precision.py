@@ -2,8 +2,8 @@
 
 JAX leaves it to the platform, and then a recent GPU rounds the factors of products and convolutions to TensorFloat-32,
 10 bits of mantissa. For the gradient of a loss that is enough, as the noise of a batch is larger, and for that of the
-estimated trace, whose probe is noisier still (measured: docs/benchmarks.md). It is not for what is squared, orthogonalised
-or written to a file.
+estimated trace, whose probe is noisier still (measured: docs/benchmarks.md). It is not for what is squared,
+orthogonalised or written to a file.
 """
 
 import functools

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.purification import models, official, rows
 from benchmarks.purification.tables import TABLES, Run
-from fip_jax import compiled, suspect
+from fip_jax import compiled, constructed, suspect
 from fip_jax.config import check_config
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
@@ -60,7 +60,9 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     victim, material, predict, before = at_hand(run.model, run.clean, config.seed, places)
     lap = Lap()
     penalty = official.noise if run.method.endswith("_noise") else trace_of_fisher
-    start = begin(config, victim.network, victim.params, victim.model_state, material.clean, penalty)
+    network = victim.network, victim.params, victim.model_state
+    found = constructed.construct(config, *network, material.clean)
+    start = begin(config, *network, material.clean, penalty, triggers=found and found[1])
     state = jax.block_until_ready(start.run())
     spent = lap.read()
     after = rates(predict, state.params, state.model_state, material.test, material.triggered)
@@ -70,6 +72,7 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
         **{f"{name}_before": rounded(value) for name, value in before._asdict().items()},
         **{f"{name}_after": rounded(value) for name, value in after._asdict().items()},
         "der": round(effectiveness(before, after) or 0.0, 5),
+        "found": [] if found is None or found[1] is None else sorted({int(k) for k in found[1].target}),
         "skipped": int(state.num_skipped),
         "seconds": round(spent["total"] - spent["compile"], 1),
     }

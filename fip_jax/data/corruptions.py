@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from fip_jax.data.bilinear import pixel_centres, sample
 
+FAINTEST = 0.6  # opacity of a known trigger, at least
+
 
 def corrupt(key: jax.Array, images: jax.Array, kinds: Mapping[str, Mapping[str, Any]]) -> jax.Array:
     """Images of which each has one kind of corruption, or none.
@@ -144,6 +146,21 @@ def posterize(key: jax.Array, images: jax.Array, fewest: int, most: int) -> jax.
     levels = jax.random.randint(key, (len(images), 1, 1, 1), fewest, most + 1)
     steps = (levels - 1).astype(images.dtype)
     return jnp.round(images * steps) / steps
+
+
+def stamped(key: jax.Array, images: jax.Array, mask: jax.Array, pattern: jax.Array) -> jax.Array:
+    """A known trigger on each image, more or less opaque.
+
+    Args:
+      key: of the draws.
+      images: float `[N, H, W, C]` in [0, 1].
+      mask: float `[K, H, W, 1]` in [0, 1]; each image gets one of the K.
+      pattern: float `[K, H, W, C]` in [0, 1].
+    """
+    which_key, opacity_key = jax.random.split(key)
+    which = jax.random.randint(which_key, (len(images),), 0, len(mask))
+    opacity = jax.random.uniform(opacity_key, (len(images), 1, 1, 1), images.dtype, FAINTEST, 1.0)
+    return images + opacity * mask[which] * (pattern[which] - images)
 
 
 def others(key: jax.Array, images: jax.Array) -> jax.Array:

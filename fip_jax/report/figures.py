@@ -12,9 +12,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fip_jax.data.split import spread
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict
+from fip_jax.inversion import Triggers
 from fip_jax.material import Material
 from fip_jax.progress import console
 from fip_jax.report import representations, spectra
+from fip_jax.report.triggers import describe_triggers, draw_triggers
 from fip_jax.suspect import Suspect
 from fip_jax.workdir import MetricsLog
 
@@ -82,6 +84,16 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
     _save_curves(rows, "Purification", {"loss": "loss", **penalty}, folder / "purification.png")
     examples = draw_examples(material, networks, predict)
     _save(examples, folder / "examples.png", "Examples", describe_examples(examples))
+
+
+def draw_constructed(
+    workdir: Path, first: Triggers, classes: list[dict[str, Any]], image: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """Draws the constructed triggers into `figures/`; arguments as of `triggers.draw_triggers`."""
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    words = describe_triggers(classes, names)
+    _save(draw_triggers(first, classes, image, names), folder / "triggers.png", "Constructed triggers", words)
 
 
 def draw_inspection(

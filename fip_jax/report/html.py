@@ -23,7 +23,7 @@ RATES = {
 COLUMNS = {"victim": "Suspicious", "purified": "Purified"}
 _ASIDE = ("residual", "residuals", "iterations", "converged")
 # The order of the story; further figures come after these.
-FIGURES = ("examples", "purification", "representations", "spectrum", "landscape", "victim")
+FIGURES = ("examples", "triggers", "purification", "representations", "spectrum", "landscape", "victim")
 
 
 class Cell(NamedTuple):
