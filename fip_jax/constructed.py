@@ -31,7 +31,9 @@ LARGEST = 1 << 30  # bytes of the file
 def construct(
     config: ConfigDict, network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, clean: Split
 ) -> Found | None:
-    """Triggers of every class and of those that stand out (`inversion.search`); None if none are asked for.
+    """Triggers of every class and of those that stand out (`inversion.search`).
+
+    None if none are asked for, or of fewer than `inversion.FEWEST` classes, where none could stand out.
 
     Args:
       config: of which `defense.inversion` and `seed` count.
@@ -49,6 +51,8 @@ def construct(
     data = to_device(clean.images, clean.labels)
     images = to_unit(data["image"])
     logits, _ = jax.eval_shape(lambda *x: network(*x), params, model_state, images[:1])
+    if logits.shape[-1] < inversion.FEWEST:
+        return None
     key = jax.random.fold_in(jax.random.key(config.seed), 24)
     total = 2 * options.steps
     with Task("construct a trigger for each class", total) as task:
@@ -68,14 +72,13 @@ def once(
     workdir: Workdir,
 ) -> tuple[Found, dict[str, Any]] | None:
     """(what `construct` finds, {"classes": what `described` says, "seconds"}), kept in the workdir; None as there."""
-    if not config.defense.inversion.rate:
-        return None
     path = workdir.path / FILE
 
     def made() -> dict[str, Any]:
         lap = Lap()
         found = construct(config, network, params, model_state, clean)
-        assert found is not None
+        if found is None:
+            return {}
         content = to_bytes(found)
         workdir.check_held()
         write_whole(path, content)
@@ -87,6 +90,8 @@ def once(
         }
 
     told = workdir.once("triggers", made)
+    if not told:
+        return None
     found = from_bytes(path, told["sha256"])
     if found is None:  # lost or damaged since
         found = construct(config, network, params, model_state, clean)

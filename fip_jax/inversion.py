@@ -131,12 +131,13 @@ def _step(network, batch_size, wanted, params, model_state, images, labels, targ
         logits = logits.reshape(*counted.shape, -1)
         wanted_class = jnp.broadcast_to(target[:, None], counted.shape)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, wanted_class)
-        turned = ((logits.argmax(-1) == wanted_class) * counted).sum(1)
+        turned = jnp.where(logits.argmax(-1) == wanted_class, counted, 0).sum(1)
         priced = state.price * mask.sum((1, 2, 3))
         return ((losses * counted).sum(1) + priced).sum(), turned
 
     gradient, turned = jax.grad(loss_fn, has_aux=True)(state.search)
-    updates, opt_state = _optimizer().update(gradient, state.opt_state)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes a float to the power of an integer
+        updates, opt_state = _optimizer().update(gradient, state.opt_state)
     success = MEMORY * state.success + (1 - MEMORY) * turned
     price = jnp.where(success > wanted, state.price * DEARER, state.price)
     price = jnp.where(success < wanted - 0.1, state.price * CHEAPER, price)

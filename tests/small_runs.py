@@ -20,6 +20,7 @@ SMALL = {
     "clean.fraction": 0.1,
     "defense.steps": 12,
     "defense.batch_size": 32,
+    "defense.inversion.rate": 0.0,
     "smoothness.max_iterations": 2,
     "smoothness.over_time.num_images": 0,
     "report.representations": 0,

@@ -38,9 +38,9 @@ def make_pairs_draw(
     Returns:
       A function of `(key, step, data)`. `data` is as from `batches.to_device` and may have `pool`, uint8
       `[M, H, W, C]`, images without labels for the second batch in place of the others, and `triggers`, {`mask`,
-      `pattern`} as of `inversion.Triggers`. The batch has `label` int32 `[B]`; `image`, corrupted, and `plain`, the same
-      before that, float32 `[B, H, W, C]` in [0, 1]; and, if there is a second, as many images in `mixed`: {`image`,
-      `plain`}.
+      `pattern`} as of `inversion.Triggers`. The batch has `label` int32 `[B]`; `image`, corrupted, and `plain`, the
+      same before that, float32 `[B, H, W, C]` in [0, 1]; and, if there is a second, as many images in `mixed`:
+      {`image`, `plain`}.
     """
 
     def corrupted(key: jax.Array, plain: jax.Array, data: PyTree) -> jax.Array:
