@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.ahead import programs, table
 from benchmarks.ahead.chips import CHIPS
+from benchmarks.ahead.worker import Worker
 from fip_jax.errors import UserError
 from fip_jax.experiment import environment
 from fip_jax.progress import console
@@ -68,10 +69,11 @@ def compile_missing(out: Path, asked: list[programs.Wanted]) -> None:
     rows = _rows_of(path) if path.exists() else []
     have = {tuple(row[name] for name in programs.Wanted._fields) for row in rows}
     out.parent.mkdir(parents=True, exist_ok=True)
+    worker = Worker()
     for program in asked:
         if tuple(program) in have:
             continue
-        rows.append(programs.compiled(program))
+        rows.append(worker.compiled(program))
         console.print(table.in_words(rows[-1]), markup=False)
         compilers = {"compilers": {name: version(name) for name in COMPILERS}}
         write_json(path, {"versions": environment()["versions"]} | compilers | {"rows": rows})

@@ -41,7 +41,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     effort = "own" if row["effort"] == "UNKNOWN" else row["effort"]
-    start = [KINDS[row["kind"]].title, row["chip"], f"{effort}, {row['compile_processor_seconds']:.0f} s"]
+    if "compile_processor_seconds" in row:  # else the compiler crashed
+        effort += f", {row['compile_processor_seconds']:.0f} s"
+    start = [KINDS[row["kind"]].title, row["chip"], effort]
     if "error" in row:
         return [*start, row["error"].splitlines()[0][:120].replace("|", "/"), *[""] * (len(HEADS) - 4)]
     exchanges = ", ".join(f"{count} {name}" for name, count in row["collectives"].items()) or "–"

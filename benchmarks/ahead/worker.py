@@ -1,0 +1,40 @@
+"""A process that compiles: a compiler that crashes ends it, and not the benchmark."""
+
+import contextlib
+import multiprocessing
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmarks.ahead import programs
+
+
+class Worker:
+    """The process, begun when it is needed, and again after a crash."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def compiled(self, wanted: programs.Wanted) -> dict[str, Any]:
+        """As `programs.compiled`; the error of a crash names the signal."""
+        if self._process is None:
+            self._here, there = self._context.Pipe()
+            self._process = self._context.Process(target=_serve, args=(there,), daemon=True)
+            self._process.start()
+            there.close()  # so that the end of the process ends the connection
+        try:
+            self._here.send(wanted)
+            return self._here.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            self._process = None
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            return wanted._asdict() | {"error": f"the compiler's process ended with {how}"}
+
+
+def _serve(connection: Connection) -> None:
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(programs.compiled(connection.recv()))
