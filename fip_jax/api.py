@@ -192,7 +192,7 @@ def _purify(
     check_answers("network", network, params, model_state, images)
     config = _configured(options)
     clean = Split(images, labels.astype(np.int32))
-    found = constructed.construct(config, network, params, model_state, clean)
+    found = constructed.construct(constructed.Subject(config, network, params, model_state, clean, unlabeled))
     if found is not None:
         names = [str(index) for index in range(logits.shape[-1])]
         console.print(constructed.say(constructed.described(found), names))

@@ -1,9 +1,9 @@
 """The triggers that a defender constructs: searched for with progress, once a run, and told in words."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from fip_jax import convolution, inversion, parallel, plain
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.held_out import keep_back
 from fip_jax.data.split import Split
+from fip_jax.defend import begin
 from fip_jax.inversion import Triggers
 from fip_jax.network import FunctionNetwork, Network
 from fip_jax.per_example import PyTree
@@ -24,83 +25,163 @@ from fip_jax.timing import Lap
 from fip_jax.workdir import Workdir, write_whole
 
 Found = tuple[Triggers, Triggers | None]  # as of `inversion.search`
-FILE = "triggers.safetensors"
 LARGEST = 1 << 30  # bytes of the file
 
 
-def construct(
-    config: ConfigDict, network: Network | FunctionNetwork, params: PyTree, model_state: PyTree, clean: Split
-) -> Found | None:
-    """Triggers of every class and of those that stand out (`inversion.search`).
+class Subject(NamedTuple):
+    """What the triggers are constructed of.
 
-    None if none are asked for, or of fewer than `inversion.FEWEST` classes, where none could stand out.
-
-    Args:
-      config: of which `defense.inversion` and `seed` count.
+    Attributes:
+      config: of which `defense` and `seed` count, and what `defend.begin` reads.
       network: the suspicious network.
       params: its parameters.
       model_state: its BatchNorm statistics.
       clean: the defender's images.
+      unlabeled: further ones, as of `defend.begin`.
     """
-    options = config.defense.inversion
-    if not options.rate:
+
+    config: ConfigDict
+    network: Network | FunctionNetwork
+    params: PyTree
+    model_state: PyTree
+    clean: Split
+    unlabeled: np.ndarray | None = None
+
+    def learnt(self) -> Split:
+        """The clean images without those that are held back."""
+        share = self.config.defense.hold_back
+        if not share:
+            return self.clean
+        return keep_back(self.clean, share, self.config.seed, "defense.hold_back")[0]
+
+    def data(self) -> tuple[jax.Array, jax.Array]:
+        """(images in [0, 1], labels) that are learnt from."""
+        learnt = self.learnt()
+        data = to_device(learnt.images, learnt.labels)
+        return to_unit(data["image"]), data["label"]
+
+    def fast(self) -> Network | FunctionNetwork:
+        """The network, for gradients of batches on the devices used."""
+        return self.network.with_convolution(convolution.for_batches(parallel.platform_of(None)))
+
+    def num_classes(self) -> int:
+        """By the network's own answers."""
+        image = jnp.zeros((1, *self.clean.images.shape[1:]), jnp.float32)
+        logits, _ = jax.eval_shape(lambda *x: self.network(*x), self.params, self.model_state, image)
+        return logits.shape[-1]
+
+    def key(self, index: int) -> jax.Array:
+        """Of the draws of a search."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), index)
+
+
+def construct(subject: Subject) -> Found | None:
+    """Triggers of every class, and of those that stand out all that are to be unlearnt.
+
+    None if none are asked for, or of fewer than `inversion.FEWEST` classes, where none could stand out.
+    """
+    found = look(subject)
+    if found is None or found[1] is None:
+        return found
+    return found[0], look_again(subject, found[1])
+
+
+def look(subject: Subject) -> Found | None:
+    """As of `inversion.search`, with progress."""
+    options = subject.config.defense.inversion
+    if not options.rate or (count := subject.num_classes()) < inversion.FEWEST:
         return None
-    if config.defense.hold_back:
-        clean, _ = keep_back(clean, config.defense.hold_back, config.seed, "defense.hold_back")
-    network = network.with_convolution(convolution.for_batches(parallel.platform_of(None)))
-    data = to_device(clean.images, clean.labels)
-    images = to_unit(data["image"])
-    logits, _ = jax.eval_shape(lambda *x: network(*x), params, model_state, images[:1])
-    if logits.shape[-1] < inversion.FEWEST:
-        return None
-    key = jax.random.fold_in(jax.random.key(config.seed), 24)
+    places = subject.fast(), subject.params, subject.model_state, *subject.data(), count
     total = 2 * options.steps
     with Task("construct a trigger for each class", total) as task:
-        found = inversion.search(
-            options, network, params, model_state, images, data["label"], logits.shape[-1], key, task.update
-        )
+        found = inversion.search(options, *places, subject.key(24), task.update)
         task.update(total)
     return found
 
 
-def once(
-    config: ConfigDict,
-    network: Network | FunctionNetwork,
-    params: PyTree,
-    model_state: PyTree,
-    clean: Split,
-    workdir: Workdir,
-) -> tuple[Found, dict[str, Any]] | None:
-    """(what `construct` finds, {"classes": what `described` says, "seconds"}), kept in the workdir; None as there."""
-    path = workdir.path / FILE
+def look_again(subject: Subject, chosen: Triggers) -> Triggers:
+    """The triggers chosen, and as many for the same classes that a first, short purification by them leaves.
+
+    What is made of the suspicious network alone is often another pattern than the attacker's, and unlearning it leaves
+    his. What comes up once that way is barred is nearer to it.
+    """
+    options = subject.config.defense.inversion
+    if not options.scout:
+        return chosen
+    config = subject.config.copy_and_resolve_references()
+    config.defense.steps, config.defense.hold_back = options.scout, 0.0
+    network = subject.network, subject.params, subject.model_state
+    start = begin(config, *network, subject.learnt(), unlabeled=subject.unlabeled, triggers=chosen)
+    with Task("unlearn them for a first time", options.scout) as task:
+        state = start.run(lambda taken, *_: task.update(taken))
+    targets = [int(target) for target in chosen.target]
+    with Task("construct what is left of them", options.steps) as task:
+        left = inversion.invert(
+            subject.fast(),
+            state.params,
+            state.model_state,
+            *subject.data(),
+            targets,
+            subject.key(25),
+            steps=options.steps,
+            batch_size=2 * options.batch_size,
+            success=options.unlearnt,
+            on_step=task.update,
+        )
+    return jax.tree.map(lambda *both: jnp.concatenate(both), chosen, left)
+
+
+def once(subject: Subject, workdir: Workdir) -> tuple[Found, dict[str, Any]] | None:
+    """(what `construct` finds, {"classes": what `described` says, "seconds"}), kept in the workdir; None as there.
+
+    Both looks are kept when they are over, so that a run that is begun again goes on behind the last of them.
+    """
+    first = _kept(workdir, "triggers", lambda: look(subject))
+    if first is None:
+        return None
+    (of_all, chosen), seconds = first
+    if chosen is not None:
+
+        def left(chosen: Triggers = chosen) -> Found:
+            return of_all, look_again(subject, chosen)
+
+        again = _kept(workdir, "triggers_left", left)
+        assert again is not None
+        (_, chosen), more = again
+        seconds += more
+    return (of_all, chosen), {"classes": described((of_all, chosen)), "seconds": seconds}
+
+
+def _kept(workdir: Workdir, name: str, make: Callable[[], Found | None]) -> tuple[Found, float] | None:
+    """(what `make` returns, the seconds that it took without compiling), from its file where there is one."""
+    path = workdir.path / f"{name}.safetensors"
 
     def made() -> dict[str, Any]:
         lap = Lap()
-        found = construct(config, network, params, model_state, clean)
+        found = make()
         if found is None:
             return {}
-        content = to_bytes(found)
+        content = to_file(found)
         workdir.check_held()
         write_whole(path, content)
         spent = lap.read()
         return {
             "sha256": hashlib.sha256(content).hexdigest(),
-            "classes": described(found),
             "seconds": spent["total"] - spent["compile"],
         }
 
-    told = workdir.once("triggers", made)
+    told = workdir.once(name, made)
     if not told:
         return None
-    found = from_bytes(path, told["sha256"])
+    found = from_file(path, told["sha256"])
     if found is None:  # lost or damaged since
-        found = construct(config, network, params, model_state, clean)
+        found = make()
         assert found is not None
-        write_whole(path, to_bytes(found))
-    return found, {key: told[key] for key in ("classes", "seconds")}
+        write_whole(path, to_file(found))
+    return found, told["seconds"]
 
 
-def to_bytes(found: Found) -> bytes:
+def to_file(found: Found) -> bytes:
     """What `search` found as a safetensors file."""
     parts = zip(("all", "chosen"), found, strict=True)
     return safetensors.numpy.save(
@@ -113,8 +194,8 @@ def to_bytes(found: Found) -> bytes:
     )
 
 
-def from_bytes(path: Path, sha256: str) -> Found | None:
-    """What `to_bytes` made of `Found`; None if the file is not there or not the one with this checksum."""
+def from_file(path: Path, sha256: str) -> Found | None:
+    """What `to_file` made of `Found`; None if the file is not there or not the one with this checksum."""
     try:
         content = plain.read(path, LARGEST)
         if hashlib.sha256(content).hexdigest() != sha256:

@@ -231,7 +231,8 @@ def _constructed(
 ) -> tuple[Triggers | None, dict[str, Any] | None]:
     """(triggers to unlearn, what `constructed.once` tells), if any are asked for, printed and drawn."""
     network = victim.network, victim.params, victim.model_state
-    kept = constructed.once(config, *network, material.clean, workdir)
+    subject = constructed.Subject(config, *network, material.clean, material.unlabeled)
+    kept = constructed.once(subject, workdir)
     if kept is None:
         return None, None
     found, told = kept

@@ -164,16 +164,16 @@ def test_a_share_of_the_batch_has_a_trigger(share):
 def test_a_file_of_triggers_is_read_back_or_not_at_all(tmp_path):
     import hashlib
 
-    path = tmp_path / constructed.FILE
+    path = tmp_path / "triggers.safetensors"
     for found in ((of_sizes([1, 2, 3]), None), (of_sizes([1, 2, 3]), of_sizes([1.5]))):
-        content = constructed.to_bytes(found)
+        content = constructed.to_file(found)
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        jax.tree.map(np.testing.assert_array_equal, constructed.from_bytes(path, digest), found)
+        jax.tree.map(np.testing.assert_array_equal, constructed.from_file(path, digest), found)
         path.write_bytes(content[:-1])
-        assert constructed.from_bytes(path, digest) is None
+        assert constructed.from_file(path, digest) is None
     path.unlink()
-    assert constructed.from_bytes(path, digest) is None
+    assert constructed.from_file(path, digest) is None
 
 
 def test_words():

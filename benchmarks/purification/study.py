@@ -61,7 +61,7 @@ def measure(run: Run, places: models.Places) -> dict[str, Any]:
     lap = Lap()
     penalty = official.noise if run.method.endswith("_noise") else trace_of_fisher
     network = victim.network, victim.params, victim.model_state
-    found = constructed.construct(config, *network, material.clean)
+    found = constructed.construct(constructed.Subject(config, *network, material.clean))
     start = begin(config, *network, material.clean, penalty, triggers=found and found[1])
     state = jax.block_until_ready(start.run())
     spent = lap.read()

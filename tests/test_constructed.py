@@ -1,0 +1,106 @@
+"""A search whose results are kept in a workdir, and what a second look adds."""
+
+import jax
+import numpy as np
+import pytest
+from test_inversion import CLASSES, TARGET, images, planted
+
+from fip_jax import constructed
+from fip_jax.config import default_config
+from fip_jax.data.split import Split
+from fip_jax.defend import begin
+from fip_jax.workdir import Workdir
+
+
+def subject(**options):
+    config = default_config()
+    config.defense.steps, config.defense.batch_size = 2, 8
+    config.defense.fip.shrink.budget, config.defense.fip.gate.over = 0.0, "weight"
+    # A planted corner of a strength that 60 steps find.
+    config.defense.inversion.update({"steps": 60, "starts": 2, "scout": 2} | options)
+    network, params = planted(40.0)
+    data, labels = images()
+    clean = Split(np.asarray(data * 255).astype(np.uint8), np.asarray(labels))
+    return constructed.Subject(config, network, params, {}, clean)
+
+
+def opened(path):
+    workdir = Workdir(path, {})
+    workdir.begin()
+    return workdir
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_search_is_kept_and_mended(tmp_path, monkeypatch):
+    workdir = opened(tmp_path)
+    found, told = constructed.once(subject(), workdir)
+    workdir.close()
+    assert [row["class"] for row in told["classes"] if row["stands_out"]] == [TARGET]
+    # Two starts, and two more of what a first purification left.
+    assert found[1].target.tolist() == [TARGET] * 4
+    same(jax.tree.map(lambda x: x[:2], found[1]), constructed.look(subject())[1])
+
+    # A run that is begun again reads the files.
+    with monkeypatch.context() as patch:
+        patch.setattr(constructed, "look", None)
+        patch.setattr(constructed, "look_again", None)
+        workdir = opened(tmp_path)
+        again, told_again = constructed.once(subject(), workdir)
+        workdir.close()
+    same(again, found)
+    assert told_again == told
+
+    # Cut by a power failure: made once more.
+    for name in ("triggers", "triggers_left"):
+        file = tmp_path / f"{name}.safetensors"
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        workdir = opened(tmp_path)
+        same(constructed.once(subject(), workdir)[0], found)
+        workdir.close()
+        assert file.read_bytes() == whole
+
+
+def test_nothing_is_searched_for(tmp_path):
+    assert constructed.construct(subject(rate=0.0)) is None
+    few = subject()
+    # Of four classes none can stand out; TARGET is then out of range, and adds nothing.
+    few = few._replace(params={"levels": few.params["levels"][:4]})
+    assert CLASSES > 4 and constructed.construct(few) is None
+    workdir = opened(tmp_path)
+    assert constructed.once(subject(rate=0.0), workdir) is None
+    workdir.close()
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_held_back_images_have_no_part(monkeypatch):
+    seen = []
+
+    def search(options, network, params, model_state, images, *_):
+        seen.append(len(images))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(constructed.inversion, "search", search)
+    held = subject()
+    held.config.defense.hold_back = 0.25
+    with pytest.raises(KeyboardInterrupt):
+        constructed.construct(held)
+    assert seen == [36]
+
+
+def test_known_triggers_replace_drawn_corruptions_and_slow_the_steps():
+    found = constructed.look(subject())[1]
+    case = subject()
+    network = case.network, case.params, case.model_state
+    start = begin(case.config, *network, case.clean, triggers=found)
+    assert start.data["triggers"]["mask"].shape == (2, 8, 8, 1)
+    _, metrics = start.step_fn(start.state, start.anchor, start.data)
+    plain = begin(case.config, *network, case.clean)
+    _, unslowed = plain.step_fn(plain.state, plain.anchor, plain.data)
+    pace = case.config.defense.inversion.pace
+    np.testing.assert_allclose(metrics.learning_rate, pace * unslowed.learning_rate, rtol=1e-6)
+    # The config of the run is left as it is.
+    assert case.config.defense.corruption.patch.rate > 0
