@@ -195,7 +195,7 @@ def _purify(
     found = constructed.construct(constructed.Subject(config, network, params, model_state, clean, unlabeled))
     if found is not None:
         names = [str(index) for index in range(logits.shape[-1])]
-        console.print(constructed.say(constructed.described(found), names))
+        console.print(constructed.say(constructed.described(found, names)))
     triggers = found and found[1]
     start = begin(config, network, params, model_state, clean, unlabeled=unlabeled, triggers=triggers)
     with Task(f"purify with {config.defense.name}", start.num_steps, 0) as task:

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from fip_jax import convolution, inversion, parallel, plain
 from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.held_out import keep_back
-from fip_jax.data.split import Split
+from fip_jax.data.split import Split, spread
 from fip_jax.defend import begin
+from fip_jax.evaluate import Predict
 from fip_jax.inversion import Triggers
 from fip_jax.network import FunctionNetwork, Network
 from fip_jax.per_example import PyTree
@@ -26,6 +27,7 @@ from fip_jax.workdir import Workdir, write_whole
 
 Found = tuple[Triggers, Triggers | None]  # as of `inversion.search`
 LARGEST = 1 << 30  # bytes of the file
+MOST_TESTED = 1000  # images
 
 
 class Subject(NamedTuple):
@@ -131,8 +133,8 @@ def look_again(subject: Subject, chosen: Triggers) -> Triggers:
     return jax.tree.map(lambda *both: jnp.concatenate(both), chosen, left)
 
 
-def once(subject: Subject, workdir: Workdir) -> tuple[Found, dict[str, Any]] | None:
-    """(what `construct` finds, {"classes": what `described` says, "seconds"}), kept in the workdir; None as there.
+def once(subject: Subject, workdir: Workdir) -> tuple[Found, float] | None:
+    """(what `construct` finds, the seconds that it took without compiling), kept in the workdir; None as there.
 
     Both looks are kept when they are over, so that a run that is begun again goes on behind the last of them.
     """
@@ -149,7 +151,7 @@ def once(subject: Subject, workdir: Workdir) -> tuple[Found, dict[str, Any]] | N
         assert again is not None
         (_, chosen), more = again
         seconds += more
-    return (of_all, chosen), {"classes": described((of_all, chosen)), "seconds": seconds}
+    return (of_all, chosen), seconds
 
 
 def _kept(workdir: Workdir, name: str, make: Callable[[], Found | None]) -> tuple[Found, float] | None:
@@ -211,8 +213,28 @@ def from_file(path: Path, sha256: str) -> Found | None:
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
-def described(found: Found) -> list[dict[str, Any]]:
-    """What was constructed of each class: size of the mask, success, anomaly index, whether it stands out."""
+def turned(predict: Predict, weights: tuple[PyTree, PyTree], test: Split, triggers: Triggers) -> float:
+    """The largest share of test images of other classes that one of the triggers leads to its class.
+
+    Args:
+      predict: from `evaluate.make_predict`.
+      weights: (params, model_state).
+      test: clean images that nothing was constructed of; up to `MOST_TESTED` are taken.
+      triggers: K of them.
+    """
+    at = spread(len(test.labels), MOST_TESTED)
+    images, labels = test.images[at], test.labels[at]
+    shares = [0.0]
+    for mask, pattern, target in zip(*map(np.asarray, triggers[:3]), strict=True):
+        others = labels != target
+        if others.any():
+            shown = np.rint(inversion.stamp(images[others] / np.float32(255), mask, pattern) * 255)
+            shares.append(float((predict(*weights, shown.astype(np.uint8)) == target).mean()))
+    return max(shares)
+
+
+def described(found: Found, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What was constructed of each class: its name, size of the mask, success, anomaly index, whether it stands out."""
     first, chosen = found
     sizes = np.asarray(first.size, np.float64)
     index = inversion.anomaly_index(sizes)
@@ -220,6 +242,7 @@ def described(found: Found) -> list[dict[str, Any]]:
     return [
         {
             "class": k,
+            "name": names[k],
             "size": round(float(sizes[k]), 2),
             "success": round(float(first.success[k]), 3),
             "index": round(float(index[k]), 2),
@@ -229,8 +252,8 @@ def described(found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def say(classes: list[dict[str, Any]], names: Sequence[str]) -> str:
-    """One sentence about what `described` says, with the classes' names."""
+def say(classes: list[dict[str, Any]]) -> str:
+    """One sentence about what `described` says."""
     out = sorted((row for row in classes if row["stands_out"]), key=lambda row: row["size"])
     median = float(np.median([row["size"] for row in classes]))
     if not out:
@@ -239,7 +262,7 @@ def say(classes: list[dict[str, Any]], names: Sequence[str]) -> str:
             f"{min(row['size'] for row in classes):.1f} pixels, median {median:.1f}); sinusoids, warps and triggers "
             "that differ from image to image would not show here"
         )
-    listed = ", ".join(f"{names[row['class']]} ({row['size']:.1f} pixels)" for row in out)
+    listed = ", ".join(f"{row['name']} ({row['size']:.1f} pixels)" for row in out)
     return (
         f"constructed triggers: {listed} stand{'s' if len(out) == 1 else ''} out (median {median:.1f} pixels)"
     )

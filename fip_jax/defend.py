@@ -142,7 +142,10 @@ def begin(
 def _for_known(config: ConfigDict) -> ConfigDict:
     """The settings where a trigger is known: it alone is overlooked, and less has to move for that."""
     config = config.copy_and_resolve_references()
-    config.defense[config.defense.name].learning_rate *= config.defense.inversion.pace
+    method, options = config.defense[config.defense.name], config.defense.inversion
+    method.learning_rate *= options.pace
+    if "shrink" in method:
+        method.shrink.budget *= options.shrink
     for kind in config.defense.corruption.values():
         kind.rate = 0.0
     return config

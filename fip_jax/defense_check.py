@@ -52,6 +52,7 @@ _EXPECTED = {
     "inversion.index": _NOT_NEGATIVE,
     "inversion.starts": _at_least(1),
     "inversion.pace": _POSITIVE,
+    "inversion.shrink": _POSITIVE,
     "inversion.scout": _NOT_NEGATIVE,
     "mixed.weight": _NOT_NEGATIVE,
     "mixed.turn": _NOT_NEGATIVE,

@@ -215,7 +215,12 @@ def _purify(
 
     figures.draw_all(workdir.path, material, (victim, purified.suspect), predict)
     held = {"held_back": [part._asdict() for part in purified.held_back]} if purified.held_back else {}
-    searched = {"constructed": told["classes"]} if told else {}
+    searched: dict[str, Any] = {"constructed": told["classes"]} if told else {}
+    if triggers is not None:
+        searched["constructed_asr"] = [
+            constructed.turned(predict, (network.params, network.model_state), material.test, triggers)
+            for network in (victim, purified.suspect)
+        ]
     return held | searched | {
         "purified": {**after, "der": effectiveness(Rates(**before), Rates(**after))},
         "smoothness": {"before": smooth_before, "after": smooth_after},
@@ -229,17 +234,17 @@ def _purify(
 def _constructed(
     config: ConfigDict, workdir: Workdir, material: Material, victim: Suspect
 ) -> tuple[Triggers | None, dict[str, Any] | None]:
-    """(triggers to unlearn, what `constructed.once` tells), if any are asked for, printed and drawn."""
+    """(triggers to unlearn, {"classes", "seconds"}), if any are asked for, printed and drawn."""
     network = victim.network, victim.params, victim.model_state
     subject = constructed.Subject(config, *network, material.clean, material.unlabeled)
     kept = constructed.once(subject, workdir)
     if kept is None:
         return None, None
-    found, told = kept
-    console.print(constructed.say(told["classes"], material.class_names), markup=False)
-    image = material.clean.images[0]
-    figures.draw_constructed(workdir.path, found[0], told["classes"], image, material.class_names)
-    return found[1], told
+    found, seconds = kept
+    classes = constructed.described(found, material.class_names)
+    console.print(constructed.say(classes), markup=False)
+    figures.draw_constructed(workdir.path, found[0], classes, material.clean.images[0])
+    return found[1], {"classes": classes, "seconds": seconds}
 
 
 def _sparing(config: ConfigDict, predict: Predict, material: Material, sharpness: OverTime) -> Measure:

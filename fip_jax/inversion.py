@@ -13,7 +13,7 @@ equations 2 and 3 and section IV-A (anomaly index).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Triggers(NamedTuple):
     size: jax.Array
 
 
-def stamp(images: jax.Array, mask: jax.Array, pattern: jax.Array) -> jax.Array:
+def stamp(images: Any, mask: Any, pattern: Any) -> Any:
     """Images `[..., H, W, C]` in [0, 1] with a trigger on them; `mask` and `pattern` broadcast against them."""
     return images * (1 - mask) + pattern * mask
 

@@ -36,9 +36,10 @@ def same(a, b):
 
 def test_a_search_is_kept_and_mended(tmp_path, monkeypatch):
     workdir = opened(tmp_path)
-    found, told = constructed.once(subject(), workdir)
+    found, seconds = constructed.once(subject(), workdir)
     workdir.close()
-    assert [row["class"] for row in told["classes"] if row["stands_out"]] == [TARGET]
+    names = [f"class {k}" for k in range(CLASSES)]
+    assert [row["name"] for row in constructed.described(found, names) if row["stands_out"]] == ["class 4"]
     # Two starts, and two more of what a first purification left.
     assert found[1].target.tolist() == [TARGET] * 4
     same(jax.tree.map(lambda x: x[:2], found[1]), constructed.look(subject())[1])
@@ -48,10 +49,10 @@ def test_a_search_is_kept_and_mended(tmp_path, monkeypatch):
         patch.setattr(constructed, "look", None)
         patch.setattr(constructed, "look_again", None)
         workdir = opened(tmp_path)
-        again, told_again = constructed.once(subject(), workdir)
+        again, seconds_again = constructed.once(subject(), workdir)
         workdir.close()
     same(again, found)
-    assert told_again == told
+    assert seconds_again == seconds
 
     # Cut by a power failure: made once more.
     for name in ("triggers", "triggers_left"):
@@ -104,3 +105,20 @@ def test_known_triggers_replace_drawn_corruptions_and_slow_the_steps():
     np.testing.assert_allclose(metrics.learning_rate, pace * unslowed.learning_rate, rtol=1e-6)
     # The config of the run is left as it is.
     assert case.config.defense.corruption.patch.rate > 0
+
+
+def test_share_of_test_images_that_are_turned():
+    labels = np.array([0, 1, 2, 2], np.int32)
+    test = Split(np.zeros((4, 2, 2, 1), np.uint8), labels)
+    mask = np.zeros((2, 2, 2, 1), np.float32)
+    mask[0, 0, 0], mask[1, 1, 1] = 1, 1
+    triggers = constructed.Triggers(mask, np.ones((2, 2, 2, 1), np.float32), np.array([2, 0]), None, None)
+
+    def predict(params, model_state, images):
+        # A white first pixel means class 2; a white last one class 0, but for images of class 1, which come first.
+        first, last = images[:, 0, 0, 0] == 255, images[:, 1, 1, 0] == 255
+        return np.where(first, 2, np.where(last & (np.arange(len(images)) > 0), 0, 1))
+
+    one = jax.tree.map(lambda x: x[1:], triggers[:3])
+    assert constructed.turned(predict, ({}, {}), test, constructed.Triggers(*one, None, None)) == 2 / 3
+    assert constructed.turned(predict, ({}, {}), test, triggers) == 1.0

@@ -178,10 +178,10 @@ def test_a_file_of_triggers_is_read_back_or_not_at_all(tmp_path):
 
 def test_words():
     names = ["cat", "dog", "sign"]
-    rows = constructed.described((of_sizes([10, 12, 1]), of_sizes([1])))
+    rows = constructed.described((of_sizes([10, 12, 1]), of_sizes([1])), names)
     assert [row["stands_out"] for row in rows] == [True, False, False]
-    assert constructed.say(rows, names) == (
+    assert constructed.say(rows) == (
         "constructed triggers: cat (10.0 pixels) stands out (median 10.0 pixels)"
     )
-    rows = constructed.described((of_sizes([10, 12, 11]), None))
-    assert "no class stands out (smallest mask 10.0 pixels, median 11.0)" in constructed.say(rows, names)
+    rows = constructed.described((of_sizes([10, 12, 11]), None), names)
+    assert "no class stands out (smallest mask 10.0 pixels, median 11.0)" in constructed.say(rows)

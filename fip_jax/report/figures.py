@@ -87,13 +87,13 @@ def draw_all(workdir: Path, material: Material, networks: tuple[Suspect, Suspect
 
 
 def draw_constructed(
-    workdir: Path, first: Triggers, classes: list[dict[str, Any]], image: np.ndarray, names: tuple[str, ...]
+    workdir: Path, first: Triggers, classes: list[dict[str, Any]], image: np.ndarray
 ) -> None:
     """Draws the constructed triggers into `figures/`; arguments as of `triggers.draw_triggers`."""
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
-    words = describe_triggers(classes, names)
-    _save(draw_triggers(first, classes, image, names), folder / "triggers.png", "Constructed triggers", words)
+    figure, words = draw_triggers(first, classes, image), describe_triggers(classes)
+    _save(figure, folder / "triggers.png", "Constructed triggers", words)
 
 
 def draw_inspection(

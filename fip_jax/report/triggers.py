@@ -1,9 +1,7 @@
 """The figure of constructed triggers: a clean image with each of the most striking ones, beside the sizes of all."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -12,16 +10,13 @@ from fip_jax.inversion import Triggers, stamp
 SHOWN = 6  # classes
 
 
-def draw_triggers(
-    first: Triggers, classes: list[dict[str, Any]], image: np.ndarray, names: Sequence[str]
-) -> Figure:
+def draw_triggers(first: Triggers, classes: list[dict[str, Any]], image: np.ndarray) -> Figure:
     """A row of pictures and a bar a class.
 
     Args:
       first: a trigger of every class.
       classes: as of `constructed.described`.
       image: uint8 `[H, W, C]`, a clean one.
-      names: of the classes.
     """
     order = _smallest(classes)
     figure = Figure(figsize=(1.75 * max(len(order), 3), 4.6), layout="constrained")
@@ -29,10 +24,10 @@ def draw_triggers(
     for column, row in enumerate(order):
         axis = figure.add_subplot(grid[0, column])
         k = row["class"]
-        stamped = np.asarray(stamp(jnp.asarray(image / np.float32(255)), first.mask[k], first.pattern[k]))
+        stamped = np.asarray(stamp(image / np.float32(255), first.mask[k], first.pattern[k]))
         axis.imshow(np.clip(stamped, 0, 1).squeeze(), interpolation="nearest", cmap="gray")
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{_short(names[k])}\n{row['size']:.1f} pixels", fontsize=8)
+        axis.set_title(f"{_short(row['name'])}\n{row['size']:.1f} pixels", fontsize=8)
         for spine in axis.spines.values():
             spine.set(color=_colour(row), linewidth=2)
     bars = figure.add_subplot(grid[1, :])
@@ -47,10 +42,10 @@ def draw_triggers(
     return figure
 
 
-def describe_triggers(classes: list[dict[str, Any]], names: Sequence[str]) -> str:
+def describe_triggers(classes: list[dict[str, Any]]) -> str:
     """The same in words."""
     listed = ", ".join(
-        f"“{names[row['class']]}” {row['size']:.1f} pixels{' (stands out)' if row['stands_out'] else ''}"
+        f"“{row['name']}” {row['size']:.1f} pixels{' (stands out)' if row['stands_out'] else ''}"
         for row in _smallest(classes)
     )
     median = float(np.median([row["size"] for row in classes]))

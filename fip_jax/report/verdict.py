@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from fip_jax.constructed import say
 from fip_jax.report.headline import UNCHANGED, of_inspection, of_purification
 from fip_jax.report.interval import interval
 from fip_jax.report.text import PLAUSIBLE, SUSPECT_SETTINGS, moved, number, per_cent
@@ -102,6 +103,9 @@ def _measured(summary: dict[str, Any], config: dict[str, Any]) -> list[str]:
         f"Sharpness: {'top eigenvalue and trace of the Fisher matrix' if purified else 'Fisher matrix and Hessian'}, "
         f"on up to {config['smoothness']['num_images']:,} clean test images."
     )
+    if "constructed" in summary:
+        words = say(summary["constructed"])
+        sentences.append(f"{words[0].upper()}{words[1:]}.")
     if purified:
         sentences.append(
             f"The method, {summary['defense']}, had the network and {summary['clean_images']:,} clean images. Trigger, "
@@ -139,6 +143,11 @@ def _changed(summary: dict[str, Any]) -> list[str]:
         note = "; most triggered images are still taken for something wrong" if after["ra"] < 0.5 else ""
         sentences.append(f"RA, triggered images right: {moved('ra', before, after)}{note}.")
         sentences.append(f"DER, from 0 to 1 and 0.5 for no effect: {after['der']:.3f}.")
+    if "constructed_asr" in summary:
+        first, last = map(per_cent, summary["constructed_asr"])
+        sentences.append(
+            f"Triggers constructed from the clean images turn up to {first} of test images before and {last} after."
+        )
     if summary.get("relative_change", 1.0) < UNCHANGED:
         sentences.append(
             f"The weights: by {100 * summary['relative_change']:.2g} % of their norm, next to nothing."
