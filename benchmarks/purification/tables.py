@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.purification import split
-from benchmarks.purification.models import MODELS
+from benchmarks.purification.models import MODELS, PUBLISHED, kept
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -74,6 +74,15 @@ def main() -> Iterator[Run]:
         for model in MODELS:
             for method in ("ft", "ft_sam", "fip", "fip_noise", "fast_fip"):
                 yield Run(model, method, seed=seed)
+
+
+def defaults() -> Iterator[Run]:
+    """Every network that is at hand with the defaults and one seed, FIP first; benign ones, too."""
+    known = (*split.DEVELOPMENT, *split.VALIDATION)
+    at_hand = [name for name in known if name in PUBLISHED or kept(name).exists()]
+    for method in ("fip", "ft_sam", "ft", "fast_fip"):
+        for model in sorted(at_hand, key=lambda name: known.index(name) % len(split.VALIDATION)):
+            yield Run(model, method)
 
 
 # Published networks alone: a victim's held-out images are fixed.
@@ -170,6 +179,7 @@ def ablation() -> Iterator[Run]:
 TABLES: dict[str, Callable[[], Iterator[Run]]] = {
     "ablation": ablation,
     "curve": curve,
+    "defaults": defaults,
     "main": main,
     "shrinking": shrinking,
     "tune": tune,
