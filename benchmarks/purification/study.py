@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--table", choices=sorted(TABLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to append to")
     parser.add_argument("--share", default="0/1", help="I/N: of every N runs the one with index I")
-    known = sorted({*models.MODELS, *models.BENIGN})
+    known = sorted({*models.PUBLISHED, *models.MODELS, *models.BENIGN})
     parser.add_argument("--models", nargs="+", choices=known, default=known, help="no others")
     models.add_places(parser)
     arguments = parser.parse_args()
