@@ -140,14 +140,15 @@ def begin(
 
 
 def _for_known(config: ConfigDict) -> ConfigDict:
-    """The settings where a trigger is known: it alone is overlooked, and less has to move for that."""
+    """The settings where a trigger is known: besides it only patches are drawn, and less has to move for that."""
     config = config.copy_and_resolve_references()
     method, options = config.defense[config.defense.name], config.defense.inversion
     method.learning_rate *= options.pace
     if "shrink" in method:
         method.shrink.budget *= options.shrink
-    for kind in config.defense.corruption.values():
-        kind.rate = 0.0
+    for name, kind in config.defense.corruption.items():
+        if name != "patch":
+            kind.rate = 0.0
     return config
 
 
