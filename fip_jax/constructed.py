@@ -17,6 +17,7 @@ from fip_jax.data.batches import to_device, to_unit
 from fip_jax.data.held_out import keep_back
 from fip_jax.data.split import Split, spread
 from fip_jax.defend import begin
+from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict
 from fip_jax.inversion import Triggers
 from fip_jax.network import FunctionNetwork, Network
@@ -28,6 +29,7 @@ from fip_jax.workdir import Workdir, write_whole
 Found = tuple[Triggers, Triggers | None]  # as of `inversion.search`
 LARGEST = 1 << 30  # bytes of the file
 MOST_TESTED = 1000  # images
+KEPT = {"sha256": str, "seconds": float}  # of a search, in results.json
 
 
 class Subject(NamedTuple):
@@ -173,8 +175,13 @@ def _kept(workdir: Workdir, name: str, make: Callable[[], Found | None]) -> tupl
         }
 
     told = workdir.once(name, made)
-    if not told:
+    if told == {}:
         return None
+    if not isinstance(told, dict) or {key: type(value) for key, value in told.items()} != KEPT:
+        raise UserError(
+            f"{workdir.path / 'checkpoints' / 'results.json'}: found {name} = {str(told)[:80]}, expected sha256 and "
+            "seconds; delete this file to search again"
+        )
     found = from_file(path, told["sha256"])
     if found is None:  # lost or damaged since
         found = make()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fip_jax import checkpoint, convolution, gate, parallel, phase, purify, shrinking, spectral
+from fip_jax import convolution, gate, parallel, purify, shrinking, spectral
 from fip_jax.config import defense_settings
 from fip_jax.data.batches import Draw, to_device, to_unit
 from fip_jax.data.held_out import keep_back
@@ -16,32 +16,14 @@ from fip_jax.data.pairs import make_pairs_draw
 from fip_jax.data.split import Split
 from fip_jax.eigenbasis import KernelGate
 from fip_jax.errors import UserError
-from fip_jax.export import as_exported, export
-from fip_jax.held_back import Held, HeldBack
+from fip_jax.held_back import HeldBack
 from fip_jax.inversion import Triggers
 from fip_jax.network import FunctionNetwork, Network, make_log_probs_fn
 from fip_jax.objective import Anchor, Objective, Penalty, Settings, trace_of_fisher
 from fip_jax.per_example import PyTree
-from fip_jax.progress import console
 from fip_jax.smoothness import Smoothness, chunks
 from fip_jax.statistics import moved_along
-from fip_jax.suspect import Suspect
 from fip_jax.teaching import Teaching, make_taught_objective
-from fip_jax.timing import Lap
-from fip_jax.workdir import Workdir
-
-
-class Purified(NamedTuple):
-    """The purified network, the steps that were skipped as not finite, and what it took in seconds.
-
-    `seconds` is wall-clock without compiling and without the measurements for the figures. `held_back` is what the
-    images held back said before and after; None without any.
-    """
-
-    suspect: Suspect
-    num_skipped: int
-    seconds: float
-    held_back: tuple[Held, Held] | None = None
 
 
 class Start(NamedTuple):
@@ -88,8 +70,8 @@ def begin(
       platform: that the step is to be compiled for, "cpu", "cuda" or "tpu"; None for that of the devices used. For
         another one see `parallel.Step.lower`.
       unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
-      triggers: constructed ones (`constructed`), which are unlearnt in the place of drawn corruptions, at
-        `defense.inversion.pace` times the learning rate.
+      triggers: constructed ones (see `constructed.py`), which are unlearnt; of drawn corruptions only patches stay, and
+        learning rate and first move are multiplied by `pace` and `shrink` of `defense.inversion`.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise; or too few images to hold back some.
@@ -286,76 +268,3 @@ def _share_of_trace(
     return jax.block_until_ready(
         jax.tree.map(lambda leaf: leaf / jnp.where(trace > 0, trace, 1).astype(leaf.dtype), diagonal)
     )
-
-
-def purify_suspect(
-    config: ConfigDict,
-    suspect: Suspect,
-    clean: Split,
-    workdir: Workdir,
-    measure: phase.Measure,
-    unlabeled: np.ndarray | None = None,
-    triggers: Triggers | None = None,
-) -> Purified:
-    """Runs the method `defense.name` and writes the result to `purified/`, and to files for other programs.
-
-    Args:
-      config: the run's.
-      suspect: the network to purify.
-      clean: the defender's images.
-      workdir: for checkpoints, metrics and the purified model.
-      measure: rates to log on the way; nothing depends on them.
-      unlabeled: as of `begin`.
-      triggers: as there.
-    """
-    lap = Lap()
-    console.print(
-        f"measure what the {len(clean.labels)} clean images hold up, and begin {config.defense.name}"
-    )
-    start = begin(
-        config,
-        suspect.network,
-        suspect.params,
-        suspect.model_state,
-        clean,
-        unlabeled=unlabeled,
-        triggers=triggers,
-    )
-    begun = lap.read()
-
-    def measured(state: purify.State) -> phase.Row:
-        plain = start.restore(state)
-        held = start.held_back and start.held_back(plain.params, plain.model_state)._asdict()
-        return measure(plain) | (held or {})
-
-    outcome = phase.run(
-        phase.Phase(
-            name="purify",
-            title=f"purify with {config.defense.name}",
-            num_steps=start.num_steps,
-            measure_every=config.report.eval_every,
-            measure=measured,
-            checkpoint_seconds=config.report.checkpoint_seconds,
-        ),
-        workdir,
-        start.step_fn,
-        start.state,
-        start.anchor,
-        start.data,
-    )
-    state = start.restore(outcome.state)
-    purified = as_exported(suspect._replace(params=state.params, model_state=state.model_state))
-    folder = workdir.path / "purified"
-    workdir.check_held()
-    checkpoint.drop_damaged(folder)
-    if not folder.exists():
-        checkpoint.save_model(folder, purified.params, purified.model_state, purified.description)
-    export(workdir.path, purified)
-    seconds = outcome.seconds - outcome.compile_seconds + begun["total"] - begun["compile"]
-    held = None
-    if start.held_back is not None:
-        held = (
-            start.held_back(suspect.params, suspect.model_state),
-            start.held_back(purified.params, purified.model_state),
-        )
-    return Purified(purified, int(state.num_skipped), seconds, held)

@@ -17,7 +17,7 @@ from fip_jax.change import change
 from fip_jax.config import check_config
 from fip_jax.data import coverage
 from fip_jax.data.own_images import is_path
-from fip_jax.defend import check_sizes, purify_suspect
+from fip_jax.defend import check_sizes
 from fip_jax.description import describe
 from fip_jax.errors import UserError
 from fip_jax.evaluate import Predict, Rates, effectiveness, make_predict, rates
@@ -28,6 +28,7 @@ from fip_jax.over_time import OverTime
 from fip_jax.phase import Measure, Row
 from fip_jax.plausible import check_answers
 from fip_jax.progress import Task, console
+from fip_jax.purification import purify_suspect
 from fip_jax.report import figures, html, tensorboard, text, verdict
 from fip_jax.suspect import Suspect
 from fip_jax.version import __version__

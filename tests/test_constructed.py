@@ -1,5 +1,7 @@
 """A search whose results are kept in a workdir, and what a second look adds."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from fip_jax import constructed
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
+from fip_jax.errors import UserError
 from fip_jax.workdir import Workdir
 
 
@@ -63,6 +66,18 @@ def test_a_search_is_kept_and_mended(tmp_path, monkeypatch):
         same(constructed.once(subject(), workdir)[0], found)
         workdir.close()
         assert file.read_bytes() == whole
+
+    # Somebody else's numbers are refused.
+    results = tmp_path / "checkpoints" / "results.json"
+    content = json.loads(results.read_text())
+    for wrong in ({"seconds": 1.0}, [], {"sha256": 3, "seconds": 1.0}):
+        results.write_text(json.dumps(content | {"triggers": wrong}))
+        workdir = opened(tmp_path)
+        with pytest.raises(
+            UserError, match=r"results.json: found triggers = .*, expected sha256 and seconds"
+        ):
+            constructed.once(subject(), workdir)
+        workdir.close()
 
 
 def test_nothing_is_searched_for(tmp_path):
