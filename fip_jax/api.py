@@ -9,7 +9,8 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
+from flax.core import meta, unfreeze
 from ml_collections import ConfigDict
 
 from fip_jax import constructed, purify, suspect
@@ -20,11 +21,14 @@ from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.defense_check import METHODS
 from fip_jax.errors import UserError
+from fip_jax.evaluate import accuracy, make_predict
 from fip_jax.export import as_exported, check, export
+from fip_jax.interop.linen import as_function
 from fip_jax.network import FunctionNetwork, Network, split_module
 from fip_jax.per_example import PyTree
 from fip_jax.plausible import check_answers, check_numbers
 from fip_jax.progress import Task, console
+from fip_jax.report.headline import HARM
 from fip_jax.suspect import Suspect
 
 
@@ -81,12 +85,20 @@ def purify_network(network: Suspect, images: np.ndarray, labels: np.ndarray, **o
 def purify_network(
     network: nnx.Module, images: np.ndarray, labels: np.ndarray, **options: Any
 ) -> nnx.Module: ...
-def purify_network(network, images, labels, *, unlabeled=None, mean=None, std=None, **options):
-    """A purified copy of a network.
+@overload
+def purify_network(
+    network: linen.Module, images: np.ndarray, labels: np.ndarray, *, variables: PyTree, **options: Any
+) -> PyTree: ...
+def purify_network(
+    network, images, labels, *, variables=None, unlabeled=None, mean=None, std=None, **options
+):
+    """A purified copy of a network; of a Linen module, its purified variables.
 
     Args:
-      network: from `load`, or an NNX module whose call takes normalised images `[N, H, W, C]` and `rngs` (None
-        without dropout) and returns logits `[N, num_classes]`.
+      network: from `load`; or an NNX or Linen module whose call takes normalised images `[N, H, W, C]` and returns
+        logits `[N, num_classes]`. It may also take `rngs` (None here), and `train`, `training`, `is_training`,
+        `deterministic`, `use_running_average`, `inference` or `eval`.
+      variables: of a Linen module, all its collections.
       images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       unlabeled: as of `purify_function`.
@@ -97,6 +109,10 @@ def purify_network(network, images, labels, *, unlabeled=None, mean=None, std=No
     Raises:
       UserError: images or labels of another shape or type, an unknown option, or not one finite step.
     """
+    is_linen = isinstance(network, linen.Module)
+    if is_linen == (variables is None):
+        wanted = "those of the Linen module" if is_linen else "none for a network that has its own"
+        raise UserError(f"variables: found {'none' if is_linen else 'some'}, expected {wanted}")
     if isinstance(network, Suspect):
         if mean is not None or std is not None:
             raise UserError("mean, std: found some, expected none for a network from load, which has its own")
@@ -111,6 +127,19 @@ def purify_network(network, images, labels, *, unlabeled=None, mean=None, std=No
     channels = np.shape(images)[-1] if np.ndim(images) == 4 else 3
     mean = _per_channel("mean", (0.0,) * channels if mean is None else mean, channels)
     std = _per_channel("std", (1.0,) * channels if std is None else std, channels)
+    if is_linen:
+        collections = dict(meta.unbox(unfreeze(variables)))
+        params = collections.pop("params")
+        purified = _purify(
+            FunctionNetwork(as_function(network, mean, std), True),
+            params,
+            collections,
+            images,
+            labels,
+            unlabeled,
+            options,
+        )
+        return {"params": purified.params, **purified.model_state}
     bridge, params, model_state = split_module(network, mean, std)
     state = _purify(bridge, params, model_state, images, labels, unlabeled, options)
     return nnx.merge(bridge.graphdef, state.params, state.model_state, bridge.rest)
@@ -122,14 +151,20 @@ def purify_function(
     images: np.ndarray,
     labels: np.ndarray,
     *,
+    model_state: PyTree = None,
     unlabeled: np.ndarray | None = None,
     **options: Any,
 ) -> PyTree:
-    """Purified parameters of a network that is a plain function.
+    """Purified parameters of a network that is a plain function; with `model_state`, (parameters, state).
 
     Args:
       apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`; normalises by itself.
+        With `model_state`: `(params, model_state, images, trained) -> (logits, model_state)`, see there.
       params: pytree of float arrays; left as it is.
+      model_state: pytree of what is not trained, such as the statistics of BatchNorm. A network with BatchNorm needs
+        it: where `trained` (a bool of Python) is True, `apply_fn` normalises by the batch and returns moved
+        statistics, else it normalises by the running ones. In a pytree of dicts those are to be called `mean` and
+        `var`, or they do not move along with the first move. Left as it is.
       images: clean images, uint8 or float in [0, 1] `[N, H, W, C]`, which the network was not trained on.
       labels: their classes, integers `[N]`.
       unlabeled: more images of the same shape and type, `[M, H, W, C]`, whose classes nobody has to know: the
@@ -145,7 +180,11 @@ def purify_function(
       UserError: images or labels of another shape or type, an unknown option, the method "fast_fip", or not one
         finite step.
     """
-    return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, unlabeled, options).params
+    if model_state is None:
+        return _purify(FunctionNetwork(apply_fn), params, {}, images, labels, unlabeled, options).params
+    network = FunctionNetwork(apply_fn, stateful=True)
+    state = _purify(network, params, model_state, images, labels, unlabeled, options)
+    return state.params, state.model_state
 
 
 def _purify(
@@ -191,6 +230,11 @@ def _purify(
     check_numbers("network", params, model_state)
     check_answers("network", network, params, model_state, images)
     config = _configured(options)
+    if isinstance(network, FunctionNetwork) and network.stateful and config.parallel.mode != "none":
+        raise UserError(
+            f"parallel: found {config.parallel.mode} for a function with a state, expected none: its statistics would "
+            "be those of one device's images"
+        )
     clean = Split(images, labels.astype(np.int32))
     found = constructed.construct(constructed.Subject(config, network, params, model_state, clean, unlabeled))
     if found is not None:
@@ -206,6 +250,7 @@ def _purify(
         state = start.run(follow, purify.steps_at_once(config.report.eval_every, start.step_fn.platform))
     if int(state.num_skipped) == start.num_steps:
         raise UserError(f"not one of {start.num_steps} steps was finite, expected a smaller learning_rate")
+    _say_harm(network, (params, model_state), (state.params, state.model_state), clean)
     if start.held_back is not None:
         before, after = (
             start.held_back(p, s) for p, s in ((params, model_state), (state.params, state.model_state))
@@ -215,6 +260,23 @@ def _purify(
             f"{after.held_agreement:.1%}"
         )
     return state
+
+
+def _say_harm(
+    network: Network | FunctionNetwork,
+    before: tuple[PyTree, PyTree],
+    after: tuple[PyTree, PyTree],
+    clean: Split,
+) -> None:
+    """Prints how many of the clean images the network gets right, and that it was harmed where that fell."""
+    predict = make_predict(network)
+    first, last = (accuracy(predict(*weights, clean.images), clean.labels) for weights in (before, after))
+    console.print(f"clean images right: {first:.1%} before, {last:.1%} after")
+    if first - last > HARM:
+        console.print(
+            "the network was harmed; keep the one that you had, or try a smaller learning_rate (of a function with "
+            "BatchNorm: give its statistics as model_state)"
+        )
 
 
 def _shared(name: str) -> bool:

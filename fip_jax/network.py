@@ -1,5 +1,6 @@
 """The bridge from a Flax NNX module to pure functions over plain pytrees; only this file crosses it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,17 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 Path = tuple[Any, ...]  # of a module in another: attributes and indices
 _CARRIED = nnx.Any(nnx.BatchStat, Frozen)
+
+# Arguments by which the call of somebody's module is told that it is trained, and that it is not.
+_TRAINED = ("train", "training", "is_training")
+_NOT_TRAINED = ("deterministic", "use_running_average", "inference", "eval")
+
+
+def arguments_of(call: Callable[..., Any], trained: bool, rngs: Any = None) -> dict[str, Any]:
+    """The arguments of a module's call besides its input, of those that its signature names."""
+    values = dict.fromkeys(_TRAINED, trained) | dict.fromkeys(_NOT_TRAINED, not trained) | {"rngs": rngs}
+    names = inspect.signature(call).parameters
+    return {name: value for name, value in values.items() if name in names}
 
 
 class Network(NamedTuple):
@@ -78,7 +90,7 @@ class Network(NamedTuple):
         """
         module = self._module(params, model_state, batch_statistics, dropout_key is None)
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-        logits = module(self._normalised(images), rngs=rngs)
+        logits = module(self._normalised(images), **arguments_of(module.__call__, batch_statistics, rngs))
         return logits, nnx.to_pure_dict(nnx.state(module, _CARRIED))
 
     def features(self, params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array | None:
@@ -121,7 +133,7 @@ class Network(NamedTuple):
         for path, part in nnx.iter_modules(module):
             if isinstance(part, nnx.Linear):
                 part.dot_general = _noting_inputs(part.dot_general, given, path)
-        module(self._normalised(images), rngs=None)
+        module(self._normalised(images), **arguments_of(module.__call__, False))
         return given
 
     def _module(
@@ -139,6 +151,8 @@ class Network(NamedTuple):
                 part.conv_general_dilated = self.convolve
             elif isinstance(part, nnx.BatchNorm):
                 part.axis_name = self.axis
+            elif isinstance(part, nnx.Dropout) and deterministic:
+                part.rate = 0.0  # the module's own call may say otherwise
         return module
 
     def _normalised(self, images: jax.Array) -> jax.Array:
@@ -162,13 +176,17 @@ def _noting_inputs(
 
 
 class FunctionNetwork(NamedTuple):
-    """A plain function in the place of a `Network`: without dropout, and its BatchNorm statistics never move.
+    """A plain function in the place of a `Network`, without dropout.
 
     Attributes:
-      apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`.
+      apply_fn: `(params, images float32 [N, H, W, C] in [0, 1]) -> logits [N, num_classes]`; or, if `stateful`,
+        `(params, model_state, images, trained) -> (logits, model_state)`, where a BatchNorm normalises by the batch and
+        moves its statistics while `trained` is True.
+      stateful: whether there is a state.
     """
 
-    apply_fn: Callable[[PyTree, jax.Array], jax.Array]
+    apply_fn: Callable[..., Any]
+    stateful: bool = False
 
     def with_axis(self, axis: str | None) -> "FunctionNetwork":
         """Itself: it takes no statistics of a batch."""
@@ -179,10 +197,19 @@ class FunctionNetwork(NamedTuple):
         return self
 
     def __call__(
-        self, params: PyTree, model_state: PyTree, images: jax.Array, **_: Any
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        images: jax.Array,
+        *,
+        batch_statistics: bool = False,
+        **_: Any,
     ) -> tuple[jax.Array, PyTree]:
         """As `Network`."""
-        return self.apply_fn(params, images), model_state
+        if not self.stateful:
+            return self.apply_fn(params, images), model_state
+        logits, moved = self.apply_fn(params, model_state, images, batch_statistics)
+        return logits, moved if batch_statistics else model_state
 
 
 class RelativeNetwork(NamedTuple):

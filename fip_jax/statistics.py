@@ -34,7 +34,7 @@ def moved_along(
       A model state like `before`'s.
     """
     paths = _statistics(before[1])
-    if not paths or isinstance(network, FunctionNetwork):
+    if not paths:
         return after[1]
     of_before, of_after = (_of_images(network, weights, batch, chunk_size) for weights in (before, after))
     tiny = 1e-8
@@ -50,7 +50,9 @@ def moved_along(
     return jax.tree_util.tree_map_with_path(move, after[1], before[1], of_before, of_after)
 
 
-def _of_images(network: Network, weights: Weights, batch: dict[str, Any], chunk_size: int) -> PyTree:
+def _of_images(
+    network: Network | FunctionNetwork, weights: Weights, batch: dict[str, Any], chunk_size: int
+) -> PyTree:
     """Means and variances of a chunk of the images, averaged over the chunks, in the place of the running ones."""
     params, model_state = weights
 
