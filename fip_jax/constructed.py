@@ -28,6 +28,7 @@ from fip_jax.workdir import Workdir, write_whole
 
 Found = tuple[Triggers, Triggers | None]  # as of `inversion.search`
 LARGEST = 1 << 30  # bytes of the file
+LEFT = 1.2  # times the median mask
 MOST_TESTED = 1000  # images
 KEPT = {"sha256": str, "seconds": float}  # of a search, in results.json
 
@@ -87,7 +88,7 @@ def construct(subject: Subject) -> Found | None:
     found = look(subject)
     if found is None or found[1] is None:
         return found
-    return found[0], look_again(subject, found[1])
+    return found[0], look_again(subject, found[1], _median(found[0]))
 
 
 def look(subject: Subject) -> Found | None:
@@ -103,11 +104,12 @@ def look(subject: Subject) -> Found | None:
     return found
 
 
-def look_again(subject: Subject, chosen: Triggers) -> Triggers:
-    """The triggers chosen, and as many for the same classes that a first, short purification by them leaves.
+def look_again(subject: Subject, chosen: Triggers, median: float) -> Triggers:
+    """The triggers chosen, and up to as many for the same classes that a first, short purification by them leaves.
 
     What is made of the suspicious network alone is often another pattern than the attacker's, and unlearning it leaves
-    his. What comes up once that way is barred is nearer to it.
+    his. What comes up once that way is barred is nearer to it; but only as long as its mask is not much larger than the
+    `median` over all classes before. Beyond that the class is no easier to reach than the others.
     """
     options = subject.config.defense.inversion
     if not options.scout:
@@ -132,7 +134,8 @@ def look_again(subject: Subject, chosen: Triggers) -> Triggers:
             success=options.unlearnt,
             on_step=task.update,
         )
-    return jax.tree.map(lambda *both: jnp.concatenate(both), chosen, left)
+    counts = np.asarray(left.size) <= LEFT * median
+    return jax.tree.map(lambda first, then: jnp.concatenate([first, then[counts]]), chosen, left)
 
 
 def once(subject: Subject, workdir: Workdir) -> tuple[Found, float] | None:
@@ -147,13 +150,17 @@ def once(subject: Subject, workdir: Workdir) -> tuple[Found, float] | None:
     if chosen is not None:
 
         def left(chosen: Triggers = chosen) -> Found:
-            return of_all, look_again(subject, chosen)
+            return of_all, look_again(subject, chosen, _median(of_all))
 
         again = _kept(workdir, "triggers_left", left)
         assert again is not None
         (_, chosen), more = again
         seconds += more
     return (of_all, chosen), seconds
+
+
+def _median(triggers: Triggers) -> float:
+    return float(np.median(triggers.size))
 
 
 def _kept(workdir: Workdir, name: str, make: Callable[[], Found | None]) -> tuple[Found, float] | None:

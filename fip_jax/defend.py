@@ -70,7 +70,7 @@ def begin(
       platform: that the step is to be compiled for, "cpu", "cuda" or "tpu"; None for that of the devices used. For
         another one see `parallel.Step.lower`.
       unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
-      triggers: constructed ones (see `constructed.py`), which are unlearnt; of drawn corruptions only patches stay, and
+      triggers: constructed ones (see `constructed.py`), which are unlearnt in the place of drawn corruptions;
         learning rate and first move are multiplied by `pace` and `shrink` of `defense.inversion`.
 
     Raises:
@@ -122,15 +122,14 @@ def begin(
 
 
 def _for_known(config: ConfigDict) -> ConfigDict:
-    """The settings where a trigger is known: besides it only patches are drawn, and less has to move for that."""
+    """The settings where a trigger is known: it alone is unlearnt, and less has to move for that."""
     config = config.copy_and_resolve_references()
     method, options = config.defense[config.defense.name], config.defense.inversion
     method.learning_rate *= options.pace
     if "shrink" in method:
         method.shrink.budget *= options.shrink
-    for name, kind in config.defense.corruption.items():
-        if name != "patch":
-            kind.rate = 0.0
+    for kind in config.defense.corruption.values():
+        kind.rate = 0.0
     return config
 
 

@@ -80,6 +80,17 @@ def test_a_search_is_kept_and_mended(tmp_path, monkeypatch):
         workdir.close()
 
 
+def test_only_small_masks_count_the_second_time():
+    chosen = constructed.look(subject())[1]
+    left = constructed.look_again(subject(), chosen, 1e6)
+    assert len(left.size) == 4
+    sizes = np.sort(np.asarray(left.size[2:]))
+    # Between the two: one of them counts.
+    limit = sizes.mean() / constructed.LEFT
+    assert len(constructed.look_again(subject(), chosen, limit).size) == 3
+    same(constructed.look_again(subject(), chosen, 0.0), chosen)
+
+
 def test_nothing_is_searched_for(tmp_path):
     assert constructed.construct(subject(rate=0.0)) is None
     few = subject()
