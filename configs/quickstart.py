@@ -18,9 +18,4 @@ def get_config():
     config.smoothness.num_images = 128
     config.report.eval_every = 50
     config.report.eval_images = 500
-    # Stronger than the defaults, which leave more of the backdoor in this network.
-    config.defense.fip.shrink.budget = 0.04
-    config.defense.fip.learning_rate = 0.02
-    config.defense.corruption.patch.rate = 0.7
-    config.defense.corruption.wave.rate = 0.15
     return config
