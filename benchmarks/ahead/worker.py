@@ -3,16 +3,28 @@
 import contextlib
 import multiprocessing
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.ahead import programs
 
 
-class Worker:
-    """The process, begun when it is needed, and again after a crash."""
+def _serve(connection: Connection) -> None:
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(programs.compiled(connection.recv()))
 
-    def __init__(self) -> None:
+
+class Worker:
+    """The process, begun when it is needed, and again after a crash.
+
+    Args:
+      serve: what the process does with its end of a pipe.
+    """
+
+    def __init__(self, serve: Callable[[Connection], None] = _serve) -> None:
+        self._serve = serve
         self._context = multiprocessing.get_context("spawn")
         self._process: multiprocessing.process.BaseProcess | None = None
 
@@ -20,7 +32,7 @@ class Worker:
         """As `programs.compiled`; the error of a crash names the signal."""
         if self._process is None:
             self._here, there = self._context.Pipe()
-            self._process = self._context.Process(target=_serve, args=(there,), daemon=True)
+            self._process = self._context.Process(target=self._serve, args=(there,), daemon=True)
             self._process.start()
             there.close()  # so that the end of the process ends the connection
         try:
@@ -32,9 +44,3 @@ class Worker:
             self._process = None
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             return wanted._asdict() | {"error": f"the compiler's process ended with {how}"}
-
-
-def _serve(connection: Connection) -> None:
-    with contextlib.suppress(EOFError):
-        while True:
-            connection.send(programs.compiled(connection.recv()))
