@@ -138,23 +138,24 @@ def look_again(subject: Subject, chosen: Triggers, median: float) -> Triggers:
     return jax.tree.map(lambda first, then: jnp.concatenate([first, then[counts]]), chosen, left)
 
 
-def once(subject: Subject, workdir: Workdir) -> tuple[Found, float] | None:
+def once(subject: Subject, workdir: Workdir, *, again: bool = True) -> tuple[Found, float] | None:
     """(what `construct` finds, the seconds that it took without compiling), kept in the workdir; None as there.
 
-    Both looks are kept when they are over, so that a run that is begun again goes on behind the last of them.
+    Both looks are kept when they are over, so that a run that is begun again goes on behind the last of them. Without
+    `again` the second is left out.
     """
     first = _kept(workdir, "triggers", lambda: look(subject))
     if first is None:
         return None
     (of_all, chosen), seconds = first
-    if chosen is not None:
+    if again and chosen is not None:
 
         def left(chosen: Triggers = chosen) -> Found:
             return of_all, look_again(subject, chosen, _median(of_all))
 
-        again = _kept(workdir, "triggers_left", left)
-        assert again is not None
-        (_, chosen), more = again
+        second = _kept(workdir, "triggers_left", left)
+        assert second is not None
+        (_, chosen), more = second
         seconds += more
     return (of_all, chosen), seconds
 

@@ -167,6 +167,9 @@ def _story(
     text.print_rates(before, "suspicious network")
     summary = _begun_summary(config, material, victim, before) | {"given": was_given}
     if config.mode == "inspect":
+        _, told = _constructed(config, workdir, material, victim)
+        if told:
+            summary["constructed"] = told["classes"]
         summary["smoothness"] = {"before": analysis.whole(victim, workdir)}
         figures.draw_inspection(workdir.path, material, victim, predict, summary["smoothness"]["before"])
         shown: tuple[Suspect, ...] = (victim,)
@@ -238,7 +241,7 @@ def _constructed(
     """(triggers to unlearn, {"classes", "seconds"}), if any are asked for, printed and drawn."""
     network = victim.network, victim.params, victim.model_state
     subject = constructed.Subject(config, *network, material.clean, material.unlabeled)
-    kept = constructed.once(subject, workdir)
+    kept = constructed.once(subject, workdir, again=config.mode == "purify")
     if kept is None:
         return None, None
     found, seconds = kept

@@ -5,13 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
+from oracles import TinyNet
 from test_inversion import CLASSES, TARGET, images, planted
 
-from fip_jax import constructed
+from fip_jax import constructed, experiment
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
 from fip_jax.errors import UserError
+from fip_jax.models import MODELS
+from fip_jax.report import html
 from fip_jax.workdir import Workdir
 
 
@@ -148,3 +151,49 @@ def test_share_of_test_images_that_are_turned():
     one = jax.tree.map(lambda x: x[1:], triggers[:3])
     assert constructed.turned(predict, ({}, {}), test, constructed.Triggers(*one, None, None)) == 2 / 3
     assert constructed.turned(predict, ({}, {}), test, triggers) == 1.0
+
+
+@pytest.fixture
+def tiny_run(tmp_path, monkeypatch):
+    """A run of a network of two layers and six classes, of which class 1 is said to stand out."""
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 96), ("test", 24)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count) % 6
+    np.savez(tmp_path / "own.npz", **arrays)
+    monkeypatch.setitem(MODELS, "small_vgg", TinyNet)
+    monkeypatch.setattr(constructed.inversion, "outstanding", lambda *_: [1])
+    config = default_config()
+    config.dataset.name, config.dataset.image_size = str(tmp_path / "own.npz"), 8
+    config.model.width, config.victim.epochs, config.clean.fraction = 2, 1, 0.3
+    config.victim.batch_size, config.defense.steps, config.defense.batch_size = 16, 3, 8
+    config.defense.inversion.update({"steps": 3, "starts": 2, "scout": 2})
+    config.smoothness.update({"num_images": 4, "max_iterations": 2, "density_steps": 2, "slice_points": 2})
+    config.smoothness.over_time.num_images, config.report.representations = 0, 0
+    return config, tmp_path / "run"
+
+
+def test_a_run_tells_and_shows_what_stands_out(tiny_run, capsys):
+    config, folder = tiny_run
+    with jax.numpy_dtype_promotion("standard"):
+        summary = experiment.run(config, folder)
+    assert [row["stands_out"] for row in summary["constructed"]] == [False, True, False, False, False, False]
+    assert all(0 <= share <= 1 for share in summary["constructed_asr"])
+    assert "constructed triggers: 1 (" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert (
+        "Constructed triggers: 1 (" in page
+        and "Triggers constructed from the clean images turn up to" in page
+    )
+    figure = next(f for f in html.pictures(folder / "figures") if f.title == "Constructed triggers")
+    assert "“1”" in figure.description and "(stands out)" in figure.description
+
+
+def test_an_inspection_searches_but_unlearns_nothing(tiny_run, monkeypatch):
+    config, folder = tiny_run
+    config.mode = "inspect"
+    monkeypatch.setattr(constructed, "look_again", None)
+    with jax.numpy_dtype_promotion("standard"):
+        summary = experiment.run(config, folder)
+    assert len(summary["constructed"]) == 6 and "constructed_asr" not in summary
+    assert (folder / "triggers.safetensors").exists() and not (folder / "triggers_left.safetensors").exists()
