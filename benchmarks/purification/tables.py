@@ -160,11 +160,11 @@ SHRUNK_ON = (
 
 
 def shrinking() -> Iterator[Run]:
-    """FIP over the budget of its first move, which is 0 for the gate of each weight instead."""
+    """FIP without constructed triggers over the budget of its first move, which is 0 for a gate of each weight instead."""
     for budget in (0.02, 0.0, 0.01, 0.04):
         gate = {} if budget else {"fip__gate__over": "weight"}
         for model in SHRUNK_ON:
-            yield Run(model, "fip", settings(fip__shrink__budget=budget, **gate))
+            yield Run(model, "fip", settings(inversion__rate=0.0, fip__shrink__budget=budget, **gate))
 
 
 def ablation() -> Iterator[Run]:
