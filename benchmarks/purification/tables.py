@@ -160,7 +160,7 @@ SHRUNK_ON = (
 
 
 def shrinking() -> Iterator[Run]:
-    """FIP without constructed triggers over the budget of its first move, which is 0 for a gate of each weight instead."""
+    """FIP without constructed triggers over the budget of its first move; 0 stands for a gate of each weight."""
     for budget in (0.02, 0.0, 0.01, 0.04):
         gate = {} if budget else {"fip__gate__over": "weight"}
         for model in SHRUNK_ON:
