@@ -154,11 +154,11 @@ def test_a_program_that_has_a_row_is_not_compiled_again(tmp_path, monkeypatch):
     asked = [Wanted("v5e", kind, "small_vgg", 8, "O0") for kind in ("ft", "fip")]
     seen = []
 
-    def compiled(program):
+    def compiled(worker, program):
         seen.append(program)
         return program._asdict() | {"compile_processor_seconds": 1.0, "error": "Error: no memory"}
 
-    monkeypatch.setattr(programs, "compiled", compiled)
+    monkeypatch.setattr(ahead.Worker, "compiled", compiled)
     monkeypatch.setattr(ahead, "version", lambda name: "1.0")
     ahead.compile_missing(tmp_path / "ahead", asked[:1])
     ahead.compile_missing(tmp_path / "ahead", asked)
