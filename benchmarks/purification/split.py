@@ -9,8 +9,8 @@ Development has every network that earlier rounds of choosing looked at, and new
 another training than any for development; of GTSRB and the rendered signs, with other clean images, too. The ResNet-20
 of CIFAR-10 all go on from one published benign network, whichever side they are on.
 
-`others/resnet20` was for validation until its ACC after purification (91.9 -> 80.5, later on the same day) was looked at for a
-choice; it is for development since.
+`others/resnet20` was for validation until its ACC after purification (91.9 -> 80.5, later on the same day) was looked
+at for a choice; it is for development since.
 
 The `cifar10/badnets` of earlier versions is gone: it was trained on a lossy copy of the images.
 """
