@@ -142,7 +142,7 @@ def default_config() -> ConfigDict:
     # each, what the learning rate and the budget of the first move are multiplied by, and steps of a first
     # purification, behind which what is left is looked for (0: none); see inversion.py, constructed.py.
     config.defense.inversion = ConfigDict({"rate": 0.3, "steps": 100, "batch_size": 16, "success": 0.85})
-    config.defense.inversion.update({"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 0.3, "shrink": 0.5})
+    config.defense.inversion.update({"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 1.0, "shrink": 0.5})
     config.defense.inversion.scout = 75
     config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(
@@ -150,7 +150,7 @@ def default_config() -> ConfigDict:
     )
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.01,
+            "learning_rate": 0.003,
             "weight_decay": 0.1,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient

@@ -123,7 +123,7 @@ def test_held_back_images_have_no_part(monkeypatch):
 
 def test_known_triggers_replace_drawn_corruptions_and_slow_the_steps():
     found = constructed.look(subject())[1]
-    case = subject()
+    case = subject(pace=0.5)
     network = case.network, case.params, case.model_state
     start = begin(case.config, *network, case.clean, triggers=found)
     assert start.data["triggers"]["mask"].shape == (2, 8, 8, 1)
