@@ -2,7 +2,7 @@
 
     python -m fip_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expected run time: three to seven minutes on two CPU cores, by the processor.
+Expected run time: five to eight minutes on two CPU cores, by the processor.
 """
 
 from fip_jax.config import default_config
