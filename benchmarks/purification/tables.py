@@ -161,10 +161,11 @@ SHRUNK_ON = (
 
 def shrinking() -> Iterator[Run]:
     """FIP without constructed triggers over the budget of its first move; 0 stands for a gate of each weight."""
+    fixed = {"inversion__rate": 0.0, "fip__learning_rate": 0.01}  # as when the budget was chosen
     for budget in (0.02, 0.0, 0.01, 0.04):
         gate = {} if budget else {"fip__gate__over": "weight"}
         for model in SHRUNK_ON:
-            yield Run(model, "fip", settings(inversion__rate=0.0, fip__shrink__budget=budget, **gate))
+            yield Run(model, "fip", settings(fip__shrink__budget=budget, **fixed, **gate))
 
 
 def ablation() -> Iterator[Run]:
