@@ -31,6 +31,7 @@ class Other:
     """A process of one Python, which answers a line of JSON with another."""
 
     def __init__(self, python: str):
+        self._python = python
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.versions", "--serve"],
             stdin=subprocess.PIPE,
@@ -45,7 +46,7 @@ class Other:
         print(json.dumps([what, value]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self._process.args[0]} ended; what it said is above")  # type: ignore[index]
+            raise SystemExit(f"{self._python} ended; what it said is above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -105,20 +106,29 @@ def markdown(content: dict[str, Any]) -> str:
 def main() -> None:
     """Measures, and writes numbers and table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--pythons", default=sys.executable, help="interpreters with fip_jax's packages, by commas")
+    parser.add_argument(
+        "--pythons", default=sys.executable, help="interpreters with fip_jax's packages, by commas"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="that a measurement takes, by repetition")
-    parser.add_argument("--out", type=Path, default=Path("runs/versions"), help="files to write, without an ending")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/versions"), help="files to write, without an ending"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve()
         return
     others = [Other(python) for python in arguments.pythons.split(",")]
-    content: dict[str, Any] = {"load": os.getloadavg()[0], "environment": [other.ask("about") for other in others]}
+    content: dict[str, Any] = {
+        "load": os.getloadavg()[0],
+        "environment": [other.ask("about") for other in others],
+    }
     content["rows"] = []
     for row in TIMED:
-        content["rows"].append(measure(Workload(row, "small_vgg", 32), others, arguments.rounds, arguments.seconds))
+        content["rows"].append(
+            measure(Workload(row, "small_vgg", 32), others, arguments.rounds, arguments.seconds)
+        )
         write_json(arguments.out.with_suffix(".json"), content)
     for other in others:
         other.close()
