@@ -79,15 +79,17 @@ def start(folder: Path, data: Path) -> subprocess.Popen:
 def kills(count: int, place: Path) -> dict[str, int]:
     """Outcomes of so many kills; every other one waits for the report or the summary to be written."""
     moments, found = random.Random(0), collections.Counter[str]()
-    begun = time.monotonic()
-    _, message = (whole := start(place / "straight", place / "own.npz")).communicate()
-    if whole.returncode:
-        raise UserError(message)
+    # The first compiles; the second takes as long as those that are killed.
+    for name in ("compiled", "straight"):
+        begun = time.monotonic()
+        _, message = (whole := start(place / name, place / "own.npz")).communicate()
+        if whole.returncode:
+            raise UserError(message)
     length, attempt = time.monotonic() - begun, 0
     folder = place / "broken 0"
     while sum(found[key] for key in ("killed", "killed at the report")) < count:
         run, late = start(folder, place / "own.npz"), moments.random() < 0.5
-        until = time.monotonic() + moments.uniform(0.2, 1.2) * length
+        until = time.monotonic() + (2 if late else moments.uniform(0.1, 1)) * length
         while run.poll() is None and time.monotonic() < until and not (late and _writing(folder)):
             time.sleep(0.001)
         if run.poll() is None:

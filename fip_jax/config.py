@@ -110,14 +110,14 @@ def default_config() -> ConfigDict:
     config.defense = ConfigDict()  # read by defend.py; the methods are settings of purify.py
     config.defense.name = "fip"  # fast_fip, fip, ft, ft_sam
     config.defense.seed = 0  # of batches and probes; the clean images are drawn by the seed above
-    config.defense.steps = 150
+    config.defense.steps = 75
     config.defense.batch_size = 64
     config.defense.momentum = 0.95
     config.defense.hold_back = (
         0.0  # share of the clean images that are not learnt from, but measure the harm done
     )
     config.defense.batch_statistics = True  # in the loss; everything Fisher uses the running ones
-    config.defense.label_weight = 1.0  # of the cross-entropy; 0: the labels do not count
+    config.defense.label_weight = 0.0  # of the cross-entropy; 0: the labels do not count, the teacher alone
     config.defense.label_smoothing = 0.0  # share of a label that is spread over all classes
     # The suspicious network's answers to uncorrupted images, which are learnt for the corrupted ones; see teaching.py.
     config.defense.teacher = ConfigDict({"weight": 1.0, "temperature": 2.0})
@@ -139,18 +139,18 @@ def default_config() -> ConfigDict:
     # Triggers that are constructed from the clean images, a patch a class, and unlearnt where one stands out: share of
     # the images that get one (0: none is constructed), steps and images of a step of the search, share of the images
     # that a trigger turns in the comparison of classes and for unlearning, deviations that tell an outlier, starts for
-    # each, what the learning rate and the budget of the first move are multiplied by, and steps of a first
-    # purification, behind which what is left is looked for (0: none); see inversion.py, constructed.py.
+    # each; what the learning rate is then multiplied by, budget of the first move if the method's own is smaller, and
+    # steps of a first purification, behind which what is left is looked for (0: none); see inversion.py, constructed.py.
     config.defense.inversion = ConfigDict({"rate": 0.3, "steps": 100, "batch_size": 16, "success": 0.85})
-    config.defense.inversion.update({"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 1.0, "shrink": 0.5})
+    config.defense.inversion.update({"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 1.0, "shrink": 0.01})
     config.defense.inversion.scout = 75
-    config.defense.ft = ConfigDict({"learning_rate": 0.02, "weight_decay": 0.03})
+    config.defense.ft = ConfigDict({"learning_rate": 0.006, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(
-        {"learning_rate": 0.02, "weight_decay": 0.03, "radius": 0.3, "adaptive": True}
+        {"learning_rate": 0.006, "weight_decay": 0.03, "radius": 0.3, "adaptive": True}
     )
     config.defense.fip = ConfigDict(
         {
-            "learning_rate": 0.003,
+            "learning_rate": 0.006,
             "weight_decay": 0.1,  # of kernels: shrinks what the clean images do not hold up
             "eta_f": 1e-3,
             "trace_limit": 0.1,  # times the norm of the loss's gradient
@@ -161,19 +161,18 @@ def default_config() -> ConfigDict:
             "adaptive": True,
             "true_fisher": False,  # labels of the Fisher terms drawn from the network
             # Kernels are first shrunk by what the clean images do not hold up: part of the logits' mean square that
-            # may change (0: no such move), sharpness of the line; Fisher matrix of logits, or of labels that are
-            # empirical or drawn at a temperature. See shrinking.py.
-            "shrink": {"budget": 0.02, "power": 2.0, "fisher": "logits", "temperature": 2.0},
-            # Each weight's part in the decay by its Fisher information: of the same gates (eigenbasis), of a weight
-            # or a filter, or none; of which Fisher matrix, to which power. See gate.py.
-            "gate": {"over": "eigenbasis", "fisher": "logits", "temperature": 2.0, "power": 1.0},
+            # may change (0: no such move, unless a trigger was constructed), sharpness of the line; Fisher matrix of
+            # logits, or of labels that are empirical or drawn at a temperature. See shrinking.py.
+            "shrink": {"budget": 0.0, "power": 2.0, "fisher": "logits", "temperature": 2.0},
+            # Each weight's part in the decay by its Fisher information: of a weight or a filter, of the first move's
+            # gates (eigenbasis), or none; of which Fisher matrix, to which power. See gate.py.
+            "gate": {"over": "weight", "fisher": "logits", "temperature": 2.0, "power": 1.0},
         }
     )
     # Of the singular values and, unlike in the paper, the last dense layer; with their exact trace.
     config.defense.fast_fip = config.defense.fip.copy_and_resolve_references()
     config.defense.fast_fip.update({"learning_rate": 0.05, "weight_decay": 0.01, "num_probes": 0})
     config.defense.fast_fip.update({"radius": 0.0, "adaptive": False})
-    config.defense.fast_fip.gate.over = "weight"
     # False: singular values alone, which leave most backdoors; weight_decay then shrinks nothing.
     config.defense.fast_fip.whole_head = True
     config.defense.fast_fip.decay_values = True  # singular values by their gate, too, where there is one

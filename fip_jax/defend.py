@@ -71,7 +71,7 @@ def begin(
         another one see `parallel.Step.lower`.
       unlabeled: more images, uint8 `[M, H, W, C]`, about which the teacher is asked; they may be anything like them.
       triggers: constructed ones (see `constructed.py`), which are unlearnt in the place of drawn corruptions;
-        learning rate and first move are multiplied by `pace` and `shrink` of `defense.inversion`.
+        `pace` and `shrink` of `defense.inversion` say how.
 
     Raises:
       UserError: Fast FIP of a plain function, which has no layers to factorise; or too few images to hold back some.
@@ -127,7 +127,7 @@ def _for_known(config: ConfigDict) -> ConfigDict:
     method, options = config.defense[config.defense.name], config.defense.inversion
     method.learning_rate *= options.pace
     if "shrink" in method:
-        method.shrink.budget *= options.shrink
+        method.shrink.budget = max(method.shrink.budget, options.shrink)
     for kind in config.defense.corruption.values():
         kind.rate = 0.0
     return config

@@ -52,7 +52,7 @@ _EXPECTED = {
     "inversion.index": _NOT_NEGATIVE,
     "inversion.starts": _at_least(1),
     "inversion.pace": _POSITIVE,
-    "inversion.shrink": _POSITIVE,
+    "inversion.shrink": _NOT_NEGATIVE,
     "inversion.scout": _NOT_NEGATIVE,
     "mixed.weight": _NOT_NEGATIVE,
     "mixed.turn": _NOT_NEGATIVE,
@@ -89,6 +89,11 @@ def check_defense(config: ConfigDict) -> None:
     _expect(config, "mixed.cutmix", lambda value: value + mixed.mixup <= 1 + 1e-6, "at most 1 with mixup")
     if not any((config.defense.label_weight, config.defense.teacher.weight, mixed.weight)):
         raise UserError("defense.label_weight: found 0 and no teacher, expected one of the two to learn from")
+    if config.defense.label_smoothing and not config.defense.label_weight:
+        raise UserError(
+            f"defense.label_smoothing: found {config.defense.label_smoothing} and a defense.label_weight of 0, "
+            "expected labels that count, or no smoothing"
+        )
     for method in METHODS:
         _check_method(config, method)
 

@@ -51,7 +51,7 @@ def test_a_plain_function(method):
     before = jax.tree.map(np.array, params)
     options = {"method": method, "steps": 40, "batch_size": 12, "learning_rate": 0.1, "crop_padding": 0}
     # Weights that nothing was learnt with teach nothing.
-    options |= {"teacher": {"weight": 0.0}, "mixed": {"weight": 0.0}}
+    options |= {"label_weight": 1.0, "teacher": {"weight": 0.0}, "mixed": {"weight": 0.0}}
     options |= {"corruption": {kind: {"rate": 0.0} for kind in ("patch", "wave", "overlay")}}
     purified = fip_jax.purify_function(apply, params, IMAGES, LABELS, **options)
     jax.tree.map(np.testing.assert_array_equal, params, before)  # the caller's stay as they are
@@ -109,7 +109,7 @@ def test_options_reach_the_step():
     kept = fip_jax.purify_function(apply, params, IMAGES, LABELS, eta_r=1e9, **options)
     moved = fip_jax.purify_function(apply, params, IMAGES, LABELS, eta_r=0.0, **options)
     distance = [np.abs(np.asarray(p["v"]) - np.asarray(params["v"])).max() for p in (kept, moved)]
-    assert distance[0] < 1e-3 < distance[1]
+    assert 10 * distance[0] < 1e-4 < distance[1]
 
 
 def test_parts_of_the_recipe_are_options():
@@ -121,8 +121,8 @@ def test_parts_of_the_recipe_are_options():
         {"teacher": {"weight": 0.0}},
         {"mixed": {"weight": 0.0}},
         {"mixed": {"corrupted": False}},
-        {"label_weight": 0.0},
-        {"label_smoothing": 0.1},
+        {"label_weight": 1.0},
+        {"label_weight": 1.0, "label_smoothing": 0.1},
     )
     found = [
         np.asarray(fip_jax.purify_function(apply, params, IMAGES, LABELS, **options, **more)["v"])

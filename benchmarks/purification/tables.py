@@ -104,28 +104,28 @@ ABLATED: dict[str, tuple[Any, ...]] = {
     "fip__trace_limit": (0.03, 0.3, 1.0),
     "fip__eta_r": (1.0, 5.0, 20.0),
     "fip__radius": (0.1, 0.3, 1.0),
-    "fip__learning_rate": (0.005, 0.02, 0.05),
-    "fip__weight_decay": (0.0, 0.01, 0.02, 0.05),
+    "fip__learning_rate": (0.003, 0.01, 0.02),
+    "fip__shrink__budget": (0.005, 0.01, 0.02),
+    "fip__weight_decay": (0.0, 0.03, 0.3),
     "fip__true_fisher": (True,),
     "fip__num_probes": (0, 4),
-    "fip__gate__over": ("none", "weight", "filter"),
+    "fip__gate__over": ("none", "filter"),
     "fip__gate__fisher": ("drawn", "empirical", "logits"),
     "teacher__weight": (0.0, 0.5, 2.0),
     "teacher__temperature": (1.0, 4.0),
     "mixed__weight": (0.0, 0.5, 2.0),
     "mixed__corrupted": (False,),
-    "label_weight": (0.0,),
-    "label_smoothing": (0.1,),
+    "label_weight": (0.3, 1.0),
     "corruption__patch__rate": (0.0,),
     "corruption__wave__rate": (0.0,),
     "corruption__overlay__rate": (0.0,),
     "batch_statistics": (False,),
-    "steps": (100, 400),
+    "steps": (40, 150),
 }
 ABLATED_ON = ("gtsrb/blend", "signs/badnets_11")
 
 # What the gate is worth beyond the teacher, and the teacher beyond the corruptions.
-NO_TEACHER: dict[str, Any] = {"teacher__weight": 0.0, "mixed__weight": 0.0}
+NO_TEACHER: dict[str, Any] = {"label_weight": 1.0, "teacher__weight": 0.0, "mixed__weight": 0.0}
 NO_CORRUPTIONS: dict[str, Any] = {f"corruption__{kind}__rate": 0.0 for kind in ("patch", "wave", "overlay")}
 VARIANTS = (
     ("fip", settings(fip__gate__over="none")),
@@ -160,12 +160,10 @@ SHRUNK_ON = (
 
 
 def shrinking() -> Iterator[Run]:
-    """FIP without constructed triggers over the budget of its first move; 0 stands for a gate of each weight."""
-    fixed = {"inversion__rate": 0.0, "fip__learning_rate": 0.01}  # as when the budget was chosen
-    for budget in (0.02, 0.0, 0.01, 0.04):
-        gate = {} if budget else {"fip__gate__over": "weight"}
+    """FIP without constructed triggers over the budget of its first move."""
+    for budget in (0.0, 0.01, 0.02, 0.04):
         for model in SHRUNK_ON:
-            yield Run(model, "fip", settings(fip__shrink__budget=budget, **fixed, **gate))
+            yield Run(model, "fip", settings(fip__shrink__budget=budget, inversion__rate=0.0))
 
 
 def ablation() -> Iterator[Run]:

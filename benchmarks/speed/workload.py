@@ -61,6 +61,7 @@ def configure(work: Workload) -> ConfigDict:
     """The row's method as both sides have it: no teacher, first move or gate; a square of one colour on every image."""
     config = default_config()
     config.defense.teacher.weight = config.defense.mixed.weight = 0.0
+    config.defense.label_weight = 1.0
     config.defense.corruption.wave.rate = config.defense.corruption.overlay.rate = 0.0
     config.defense.corruption.patch.update({"rate": 1.0, "smallest": 0.16, "largest": 0.16})
     config.defense.corruption.patch.contents = ("colour",)
