@@ -140,9 +140,11 @@ def default_config() -> ConfigDict:
     # the images that get one (0: none is constructed), steps and images of a step of the search, share of the images
     # that a trigger turns in the comparison of classes and for unlearning, deviations that tell an outlier, starts for
     # each; what the learning rate is then multiplied by, budget of the first move if the method's own is smaller, and
-    # steps of a first purification, behind which what is left is looked for (0: none); see inversion.py, constructed.py.
+    # steps of a first purification, behind which what is left is looked for (0: none); see inversion.py.
     config.defense.inversion = ConfigDict({"rate": 0.3, "steps": 100, "batch_size": 16, "success": 0.85})
-    config.defense.inversion.update({"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 1.0, "shrink": 0.01})
+    config.defense.inversion.update(
+        {"unlearnt": 0.97, "index": 3.0, "starts": 4, "pace": 1.0, "shrink": 0.01}
+    )
     config.defense.inversion.scout = 75
     config.defense.ft = ConfigDict({"learning_rate": 0.006, "weight_decay": 0.03})
     config.defense.ft_sam = ConfigDict(

@@ -102,7 +102,7 @@ LEARNT = ("dynamic", "fba", "issba", "lira", "troj")  # attacks whose trigger is
         ("defense.steps", [0, -5]),
         ("defense.batch_size", [0]),
         ("defense.label_weight", [-1.0, NAN]),
-        ("defense.label_smoothing", [1.0, -0.1, NAN]),
+        ("defense.label_smoothing", [0.1, 1.0, -0.1, NAN]),  # labels do not count by default
         ("defense.teacher.weight", [-1.0, NAN]),
         ("defense.teacher.temperature", [0.0, NAN]),
         ("defense.corruption.patch.rate", [-0.1, 1.5, NAN]),

@@ -8,7 +8,7 @@ import pytest
 from oracles import TinyNet
 from test_inversion import CLASSES, TARGET, images, planted
 
-from fip_jax import constructed, experiment
+from fip_jax import constructed, experiment, shrinking
 from fip_jax.config import default_config
 from fip_jax.data.split import Split
 from fip_jax.defend import begin
@@ -21,7 +21,6 @@ from fip_jax.workdir import Workdir
 def subject(**options):
     config = default_config()
     config.defense.steps, config.defense.batch_size = 2, 8
-    config.defense.fip.shrink.budget, config.defense.fip.gate.over = 0.0, "weight"
     # A planted corner of a strength that 60 steps find.
     config.defense.inversion.update({"steps": 60, "starts": 2, "scout": 2} | options)
     network, params = planted(40.0)
@@ -121,14 +120,22 @@ def test_held_back_images_have_no_part(monkeypatch):
     assert seen == [36]
 
 
-def test_known_triggers_replace_drawn_corruptions_and_slow_the_steps():
+def test_known_triggers_replace_drawn_corruptions_bring_the_first_move_and_slow_the_steps(
+    monkeypatch,
+):
     found = constructed.look(subject())[1]
-    case = subject(pace=0.5)
+    case, budgets = subject(pace=0.5), []
+    gates = shrinking.gates
+    monkeypatch.setattr(
+        shrinking, "gates", lambda options, *rest: budgets.append(options.budget) or gates(options, *rest)
+    )
     network = case.network, case.params, case.model_state
     start = begin(case.config, *network, case.clean, triggers=found)
     assert start.data["triggers"]["mask"].shape == (2, 8, 8, 1)
+    assert budgets == [case.config.defense.inversion.shrink]  # of the first move, which is made here alone
     _, metrics = start.step_fn(start.state, start.anchor, start.data)
     plain = begin(case.config, *network, case.clean)
+    assert len(budgets) == 1
     _, unslowed = plain.step_fn(plain.state, plain.anchor, plain.data)
     pace = case.config.defense.inversion.pace
     np.testing.assert_allclose(metrics.learning_rate, pace * unslowed.learning_rate, rtol=1e-6)
