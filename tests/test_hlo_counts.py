@@ -101,6 +101,15 @@ def test_a_program_by_hand():
     assert [kernel for kernel in kernels if kernel.operations or kernel.times == 1] == [dot, exchange, fusion]
     assert program.collectives() == {"all-reduce": 1}
     assert program.loops() == {"while.1": 5}
+    # As for a TPU, where the condition alone says how often.
+    counter = (
+        "(%p.2), index=1\n  %n.2 = s32[] constant(7)\n  ROOT %c.2 = pred[] compare(%i.2, %n.2), direction=LT"
+    )
+    bounded = BY_HAND.replace(
+        'backend_config={"known_trip_count":{"n":"5"}}', "condition=%condition"
+    ).replace("ROOT %c.2 = pred[] constant(true)", f"%i.2 = s32[] get-tuple-element{counter}")
+    assert Program(bounded).loops() == {"while.1": 7}
+    assert sum(kernel.times for kernel in Program(bounded).kernels() if "highest" in kernel.operations) == 7
     assert program.donated() == [4 * 8 * 4]
     assert program.callbacks() == []
     assert program.doubles() == 0

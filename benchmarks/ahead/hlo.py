@@ -60,12 +60,6 @@ class Instruction(NamedTuple):
         """Names of the computations that it runs; of a loop the body alone."""
         return [name for found in _CALLED.findall(self.attributes) for name in re.findall(r"[\w.\-]+", found)]
 
-    @property
-    def times(self) -> int:
-        """How often a loop runs its body, 1 of anything else and where the compiler does not know."""
-        found = re.search(r'known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found and self.operation == "while" else 1
-
 
 Computation = dict[str, Instruction]
 
@@ -120,7 +114,7 @@ class Program:
     def loops(self) -> dict[str, int]:
         """How often each loop runs, of those in the program's own computation."""
         entry = self._computations[self._entry]
-        return {name: found.times for name, found in entry.items() if found.operation == "while"}
+        return {name: self._times(found) for name, found in entry.items() if found.operation == "while"}
 
     def donated(self) -> list[int]:
         """Bytes of each argument whose memory a result takes over, without a layout's padding."""
@@ -137,7 +131,7 @@ class Program:
         for found in computation.values():
             if found.operation in CALLS:
                 for inner in found.called:
-                    yield from self._kernels(inner, times * found.times)
+                    yield from self._kernels(inner, times * self._times(found))
             elif found.operation not in FREE and not found.operation.endswith("-done"):
                 shapes = [found.shape, *(computation[name].shape for name in found.operands)]
                 cycles = re.search(r'"estimated_cycles":"(\d+)"', found.attributes)
@@ -147,6 +141,22 @@ class Program:
                     int(cycles[1]) if cycles else 0,
                     times,
                 )
+
+    def _times(self, found: Instruction) -> int:
+        """How often a loop runs its body, 1 of anything else and where the program does not say."""
+        if found.operation != "while":
+            return 1
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', found.attributes):
+            return int(known[1])
+        # The compiler for TPUs leaves the condition: as long as a counter, which JAX begins at 0, is below a constant.
+        condition = re.search(r"condition=%([\w.\-]+)", found.attributes)
+        inside = self._computations.get(condition[1], {}) if condition else {}
+        for compared in inside.values():
+            if compared.operation == "compare" and "direction=LT" in compared.attributes:
+                bounds = [inside[name] for name in compared.operands if inside[name].operation == "constant"]
+                if bounds and bounds[0].arguments.isdigit():
+                    return int(bounds[0].arguments)
+        return 1
 
     def _operations(self, found: Instruction, computation: Computation) -> dict[str, float]:
         total: dict[str, float] = {}
