@@ -129,7 +129,7 @@ def test_the_page_holds_the_numbers_of_the_run():
         "+92.00 points",
         "0.970",
         "python -m fip_jax.main --workdir=x",
-        "Settings that are not at their defaults Setting Value Default attack.target 8 0 defense.steps 77 150 All",
+        "Settings that are not at their defaults Setting Value Default attack.target 8 0 defense.steps 77 75 All",
         "12.3 s, without compiling",
         "jax 0.10.2",
         "cpu_count 2",
